@@ -60,7 +60,7 @@ def evaluated_model(study_data: StudyData, summary: Summary) -> Evaluated | None
     evaluated = _of_final(study_data, final) if final is not None else None
     if evaluated is None and summary.best in study_data.predictions:
         job = study_data.jobs[summary.best]
-        trial = "the best trial" if pd.isna(row["best_trial"]) else f"trial {row['best_trial']}"
+        trial = "the best trial" if pd.isna(row["best_trial"]) else f"trial={row['best_trial']}"
         table = study_data.predictions[summary.best]
         evaluated = _evaluated(f"{trial} of job {summary.best}", job.classes, table, job, job.result["config"])
     return evaluated
@@ -88,7 +88,7 @@ def _of_final(study_data: StudyData, final: FinalModel) -> Evaluated | None:
         source = f"the fold models of study {final.study} on their validation folds{suffix}"
     elif final.metrics.get("fit_on") == "all" or evaluated_with == "search":
         # The final model was trained on these images; `retrain` saved the predictions of the trial's own model.
-        source = f"trial {final.metrics.get('trial')} of job {labels[0]} in the search, before retraining"
+        source = f"trial={final.metrics.get('trial')} of job {labels[0]} in the search, before retraining"
     else:
         source = f"the final model of study {final.study}{suffix}"
     return _evaluated(source, final.classes, table, job, final.recipe["config"] or job.result["config"])

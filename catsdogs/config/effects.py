@@ -183,7 +183,7 @@ def check_retrain(config: RetrainConfig, overrides: Sequence[str], trial: str, v
     `overrides` are those of Hydra; `trial` and `values` are the chosen trial and its hyperparameters.
     """
     searched = tuple(
-        NoEffect(f"{group}.{name}", lambda c: True, f"trial {trial} sets {name}={value:.4g}", "choose another trial")
+        NoEffect(f"{group}.{name}", lambda c: True, f"trial={trial} sets {name}={value:.4g}", "choose another trial")
         for name, value in values.items()
         for group in ("model", "schedule")
     )

@@ -112,11 +112,11 @@ class IsolatedLauncher(Launcher):
         return config
 
     def _start(self, index: int, config: DictConfig, slot: int) -> _Child:
-        number = config.hydra.job.num + 1
-        _log.info("starting job %d: %s", number, " ".join(utils.filter_overrides(list(config.hydra.overrides.task))))
+        name = f"job {job_folder(config).name}"
+        _log.info("starting %s: %s", name, " ".join(utils.filter_overrides(list(config.hydra.overrides.task))))
         receiver, sender = _SPAWN.Pipe(duplex=False)
         arguments = (sender, self._context, self._task, config)
-        process = _SPAWN.Process(target=_run_in_child, args=arguments, name=f"job {number}")
+        process = _SPAWN.Process(target=_run_in_child, args=arguments, name=name)
         # Otherwise buffered lines are printed after those of the job.
         sys.stdout.flush()
         sys.stderr.flush()

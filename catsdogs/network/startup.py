@@ -3,7 +3,11 @@
 import importlib.util
 import logging
 import os
+import re
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from catsdogs.base.errors import UserError, first_line
@@ -13,6 +17,8 @@ from catsdogs.base.text import sanitize_line
 log = logging.getLogger(__name__)
 
 BACKENDS = ("tensorflow", "jax")
+
+_STARTUP_LINE = re.compile(rb"[IWE]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\]|WARNING: All log messages before absl::")
 
 # Defaults of Keras, which catsdogs was tested with.
 _SETTINGS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
@@ -48,10 +54,38 @@ def start_keras() -> None:
         log.warning("%s", sanitize_line(f"{home}/keras.json: ignored ({ignored})"))
     # Keras reads its file when it is imported, and a malformed one raises. The null device contains no file.
     os.environ["KERAS_HOME"] = os.devnull
-    from keras.src.backend import config
+    with _without_startup_lines():
+        from keras.src.backend import config
 
+        if config.backend() == "tensorflow":  # it looks for GPUs when it is first asked, and logs that there are none
+            import tensorflow
+
+            tensorflow.config.list_physical_devices()
     os.environ["KERAS_HOME"] = before
     config._KERAS_DIR = home  # folder of downloaded weights
+
+
+@contextmanager
+def _without_startup_lines() -> Iterator[None]:
+    """Discard the log lines that TensorFlow writes to standard error, unless TF_CPP_MIN_LOG_LEVEL asks for them.
+
+    The level alone has no effect on them, because TensorFlow writes them before its log is set up.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            captured.seek(0)
+            os.write(stderr, b"".join(line for line in captured if not _STARTUP_LINE.match(line)))
+            os.close(stderr)
 
 
 def _ignored(file: Path) -> str:

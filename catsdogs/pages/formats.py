@@ -158,7 +158,7 @@ def format_tta_choice(choice: Mapping[str, Any]) -> str:
 
 def describe_model(metrics: Mapping[str, Any]) -> str:
     """Name the trial, or the trials of an ensemble, that the final model consists of."""
-    trial, ensemble = f"trial {value(metrics.get('trial'))}", metrics.get("ensemble") or {}
+    trial, ensemble = f"trial={value(metrics.get('trial'))}", metrics.get("ensemble") or {}
     members = ensemble.get("members") or []
     if len(members) < 2 or ensemble.get("way") == "single":
         return f"{trial} of job {metrics.get('job')}"

@@ -67,7 +67,7 @@ def load_resume_state(folder: Path, result: Mapping[str, Any] | None = None) -> 
         return ResumeState(records)
     finished = history["trial"].isin([record.trial for record in records])
     for trial in history["trial"][~finished].unique():
-        log.warning("%s: trial %s is not in %s, so it did not finish; running it again", file, trial, TRIALS)
+        log.warning("%s: trial=%s is not in %s, so it did not finish; running it again", file, trial, TRIALS)
     return ResumeState(records, history[finished].reset_index(drop=True))
 
 

@@ -134,7 +134,7 @@ def read_trials(path: Path) -> list[TrialRecord]:
                     raise CorruptedFile(path, f"{name}={own[name]}: expected an integer from {limits}")
         # Ancestors finish first; otherwise, a lineage might be endless or incomplete.
         if own["parent"] and own["parent"] not in finished:
-            raise CorruptedFile(path, f"parent={own['parent']}: not an earlier trial of trial {own['trial']}")
+            raise CorruptedFile(path, f"parent={own['parent']}: not an earlier trial of trial={own['trial']}")
         finished.add(own["trial"])
         records.append(TrialRecord(**own, hyperparameters=values))
     return records

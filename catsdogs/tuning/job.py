@@ -221,9 +221,9 @@ class _JobRun:
         search.delete_unneeded_weights(finished=True)
         if chosen is not None:
             result.update(best_trial=chosen, objective=chosen["val_log_loss"])
-        trial = f"trial {result['best_trial']['trial']} of {len(search.records)}"
-        duration = format_duration(time.monotonic() - started)
-        log.info("%s: best val_log_loss %.4f (%s) after %s", location.label, result["objective"], trial, duration)
+        best_id, trials = result["best_trial"]["trial"], counted(len(search.records), "trial")
+        after = f"{trials} in {format_duration(time.monotonic() - started)}"
+        log.info("%s: best val_log_loss %.4f (trial=%s) after %s", location.label, result["objective"], best_id, after)
 
     def _build_search(
         self, dataset: Dataset, state: ResumeState, deadline: float | None

@@ -105,7 +105,7 @@ def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id:
         proposed = trial.hyperparameters.values
         if not _same(record, proposed):
             change = f"{_listed(record.hyperparameters)}, now proposed: {_listed(searched_values(proposed))}"
-            problem = f"cannot resume because the search changed: trial {record.trial} has {change}"
+            problem = f"cannot resume because the search changed: trial={record.trial} has {change}"
             raise UserError(f"job {job}: {problem}; use a new study=NAME, or move the folder away")
         # Recorded values replace close ones, because later proposals depend on them.
         for name, value in proposed.items():

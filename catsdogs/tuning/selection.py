@@ -55,8 +55,8 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
         return None
     winner = min(completed, key=lambda record: (means[record.trial], int(record.trial)))
     seeds = f"{repeats} new seed{'' if repeats == 1 else 's'} each"
-    first = "" if winner is candidates[0] else f"; the search ranked trial {candidates[0].trial} first"
-    best = f"trial {winner.trial} is the best of {len(candidates)} with {seeds}"
+    first = "" if winner is candidates[0] else f"; the search ranked trial={candidates[0].trial} first"
+    best = f"trial={winner.trial} is the best of {len(candidates)} with {seeds}"
     score = f"val_log_loss {means[winner.trial]:.4f} (in the search: {winner.val_log_loss:.4f})"
     log.info("%s: %s: %s%s", label, best, score, first)
     if winner.trial in predictions:
@@ -84,7 +84,7 @@ def _repeat(
             try:
                 scored, probabilities = search.train(record, [execution], progress)
             except DivergedError as error:
-                log.warning("trial %s diverged with new seed %d and cannot win: %s", record.trial, seed, error)
+                log.warning("trial=%s diverged with new seed %d and cannot win: %s", record.trial, seed, error)
             else:
                 scores = [scored.val_log_loss, scored.val_accuracy, scored.best_epoch]
                 predictions |= {record.trial: probabilities} if seed == 0 else {}

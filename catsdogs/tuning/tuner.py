@@ -142,7 +142,7 @@ class Search:
             trial.status, trial.message = "FAILED", escape_surrogates(traceback.format_exc())
             write_text(self._errors / f"{trial.trial_id}.txt", trial.message)
             message = trial.message.strip().splitlines()[-1]
-            log.warning("trial %s failed: %s", trial.trial_id, message)
+            log.warning("trial=%s failed: %s", trial.trial_id, message)
             record = dataclasses.replace(proposed, epochs=self.tables.epochs(), error=message)
         self.oracle.end_trial(trial)
         # The oracle has saved itself before it removed the trial from the running ones.
@@ -197,12 +197,12 @@ class Search:
         """Train an execution again if `validation.csv` does not have its predictions."""
         if self.tables.has_validation_of(record.trial, execution):
             return
-        message = "validation.csv does not match the best trial (%s); retraining that trial to recreate it"
+        message = "validation.csv does not match the best trial (trial=%s); retraining that trial to recreate it"
         log.warning(message, record.trial)
         try:
             _, probabilities = self.train(record, [execution])
         except DivergedError as error:
-            log.warning("trial %s diverged when retrained, so validation.csv is unchanged: %s", record.trial, error)
+            log.warning("trial=%s diverged when retrained, so validation.csv is unchanged: %s", record.trial, error)
         else:
             self.tables.write_validation(probabilities, record.trial, execution)
 
@@ -260,7 +260,7 @@ class Search:
             except (OSError, CorruptedFile) as error:
                 if run < self._config.fit.executions_per_trial * self.folds:
                     # Later executions have new seeds, so no weights exist for them.
-                    log.warning("cannot read the weights of trial %s (%s); retraining that trial", parent, error)
+                    log.warning("cannot read the weights of trial=%s (%s); retraining that trial", parent, error)
         return records, None
 
     def _with_mean_scores(self, record: TrialRecord, trainings: list[Training]) -> TrialRecord:

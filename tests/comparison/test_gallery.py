@@ -78,7 +78,7 @@ def test_errors_are_sorted_by_confidence_and_uncertain_images_exclude_them(study
     first = {"id": wrong[0], "class": names[0], "predicted": names[1], "probability": 1 - confidence[order[0]]}
     assert {name: shown.errors[0][name] for name in first} == pytest.approx(first)
     model = model_of(study)
-    assert (len(model.table), model.source, shown.ignored) == (len(images), "trial 0 of job a", ["cat.7", "a b"])
+    assert (len(model.table), model.source, shown.ignored) == (len(images), "trial=0 of job a", ["cat.7", "a b"])
     assert_thumbnails_match(shown, images)  # from the cache
 
 
@@ -179,13 +179,13 @@ def test_a_final_model_is_evaluated_by_its_submitted_probabilities(study, images
 
     write_final(study, skill=0.4, tta=False)
     change(study / "best" / "metrics.json", job="a", fit_on="all")
-    assert model_of(study).source == "trial 0 of job a in the search, before retraining"
+    assert model_of(study).source == "trial=0 of job a in the search, before retraining"
     assert len(gallery_of(study).wrong) == ((p_dog(0.4) > 0.5) != (labels() == 1)).sum()
 
     # Without out-of-sample predictions of the final model, the best job is shown.
     table = pd.read_csv(study / "best" / "predictions.csv")
     write_csv(study / "best" / "predictions.csv", table.assign(p_dog=np.nan, p_dog_tta=np.nan))
-    assert model_of(study).source == "trial 0 of job a"
+    assert model_of(study).source == "trial=0 of job a"
 
 
 def test_a_perfect_model_has_only_uncertain_images_and_no_model_has_no_gallery(study):

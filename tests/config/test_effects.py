@@ -95,7 +95,7 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["model.dropout=0.2"], "trial 3 sets dropout=0.5"),
+        (["model.dropout=0.2"], "trial=3 sets dropout=0.5"),
         (["model.unfreeze_depth=30"], ""),
         (["tuner.max_trials=9"], "only the search uses it"),
         (["fit_on=all", "fit.patience=9"], "no validation images"),

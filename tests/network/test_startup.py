@@ -1,4 +1,5 @@
 import json
+import os
 from importlib import import_module
 
 import pytest
@@ -22,8 +23,18 @@ def test_keras_starts_with_its_defaults_and_its_folder_for_weights(tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps(OTHERS))
     done = run_python(tmp_path, "-c", STARTED, KERAS_HOME=str(tmp_path), KERAS_BACKEND="tensorflow")
     assert done.stdout.splitlines() == ["float32 1e-07 channels_last tensorflow", str(tmp_path)], done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if "keras.json" in line]
+    # And not a line of TensorFlow.
+    (line,) = done.stderr.splitlines()
     assert line == f"{tmp_path}/keras.json: ignored (floatx=bfloat16, epsilon=1, image_data_format=channels_first)"
+
+
+def test_only_startup_lines_are_discarded_and_only_by_default(monkeypatch, capfd):
+    lines = "I0000 00:00:1.2   26600 port.cc:153] on\nWARNING: All log messages before absl::InitializeLog()\nW1: x\n"
+    for level, kept in (("2", "W1: x\n"), ("0", lines)):
+        monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+        with startup._without_startup_lines():
+            os.write(2, lines.encode())
+        assert capfd.readouterr().err == kept
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,8 @@ def test_a_model_is_described_by_its_trial_and_an_ensemble_by_its_members():
             {"job": "a", "trial": "3", "ensemble": {"way": way, "members": [{"job": job} for job in jobs]}}
         )
 
-    assert described("single", "a") == described("single", "ab") == "trial 3 of job a"
-    assert described("logit", "aa") == "ensemble of 2 models of trial 3 of job a"
+    assert described("single", "a") == described("single", "ab") == "trial=3 of job a"
+    assert described("logit", "aa") == "ensemble of 2 models of trial=3 of job a"
     assert described("logit", "aab") == "ensemble of 3 models of the jobs a, b"
     members = [{"job": job, "trial": trial} for job, trial in ("a0", "a1", "b0")]
     of_trials = {"kind": "trials", "way": "logit", "members": members}

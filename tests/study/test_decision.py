@@ -46,7 +46,7 @@ def test_one_trial_only_in_the_history_runs_again_and_two_are_an_error(config, f
     write_csv(folder / "history.csv", history)
     assert inspect(config(), folder).trials == 2
     assert list(load_resume_state(folder).history["trial"]) == ["0", "1"]
-    assert "trial 2 is not in trials.csv" in caplog.text
+    assert "trial=2 is not in trials.csv" in caplog.text
     write_csv(folder / "history.csv", pd.concat([history, history.assign(trial=3)]))
     with pytest.raises(UserError, match=r"trials\.csv lists 2 trials \(expected 4\)"):
         inspect(config(), folder)

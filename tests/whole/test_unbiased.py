@@ -187,7 +187,7 @@ def test_fold_members_reproduce_the_search_and_all_of_them_score_the_holdout(cop
     choice = metrics["tta_choice"]
     assert (choice["kind"], choice["tested"], choice["split"]) == (chosen["kind"], True, "out-of-fold")
     assert card_matches(best, f"tta=auto: {chosen['kind']} chosen on 36 out-of-fold images")
-    assert card_matches(best, "ensemble of 2 models of trial . of job flip. Trial . of job flip, the member")
+    assert card_matches(best, "ensemble of 2 models of trial=. of job flip. trial=. of job flip, the member")
     assert card_matches(best, "holdout")
 
 

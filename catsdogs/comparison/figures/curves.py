@@ -118,7 +118,7 @@ def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
         best=table["trial"] == table["label"].map(board.set_index("label")["best_trial"]),
     )
     name = words(column.removeprefix("val_"))
-    hover = f"<b>%{{fullData.name}}</b>, trial %{{customdata}}<br>epoch %{{x}}, {name} %{{y}}<extra></extra>"
+    hover = f"<b>%{{fullData.name}}</b>, trial=%{{customdata}}<br>epoch %{{x}}, {name} %{{y}}<extra></extra>"
     parts = {
         key: part if name == "log loss" else _without_repeated(part) for key, part in table.groupby(["label", "best"])
     }

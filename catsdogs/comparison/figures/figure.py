@@ -127,7 +127,7 @@ def _trace(table: pd.DataFrame, look: dict[str, Any]) -> dict[str, Any]:
 
 
 # The parts come from `trial_hovers`.
-TRIAL_HOVER = "<b>%{customdata[0]}</b>, trial %{customdata[1]}<br>%{customdata[2]}<extra></extra>"
+TRIAL_HOVER = "<b>%{customdata[0]}</b>, trial=%{customdata[1]}<br>%{customdata[2]}<extra></extra>"
 
 
 def trial_hovers(study_data: StudyData) -> pd.Series:
