@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from documents import EVIL, Document, assert_fetches_nothing, write_hostile
+from plotly.offline import get_plotlyjs_version
 from studies import CHOICES, IMAGES, labels, probabilities, write_final, write_job, write_study
 
 import catsdogs.comparison.page.writing as page_module
@@ -62,12 +63,20 @@ def test_page_loads_nothing(finished, document):
         assert not re.search(r"https?:|url\(|@import", file.read_text()), file
 
 
+def test_the_page_has_the_plotly_js_of_the_python_package(finished):
+    page = (finished / "report.html").read_bytes()
+    version = re.search(rb"plotly.js \(basic - minified\) v(\d+\.\d+\.\d+)", page)[1].decode()
+    assert version == get_plotlyjs_version()
+    assert len(page) < 1_400_000
+
+
 def test_figures_are_json_without_html_characters(document):
     figures = {attributes["id"]: text for attributes, text in document.all("script", type="application/json")}
     assert len(figures) == 12
     for text in figures.values():
         assert not set("<>&\u2028\u2029") & set(text)
-        assert json.loads(text)
+        # The other type of trace in this bundle is a pie.
+        assert {trace["type"] for trace in json.loads(text)["data"]} <= {"scatter", "bar"}
     assert {a["data-figure"] for a, _ in document.all("div", **{"class": "plot"})} == set(figures)
 
 

@@ -39,8 +39,9 @@ def test_the_wheel_contains_all_options_declared_studies_and_templates(installed
     package = installed / "catsdogs"
     for folder in ("conf", "sweeps"):
         assert files(PROJECT / folder, "*.yaml") == files(package / folder, "*.yaml")
-    assert files(PROJECT / "catsdogs", "template/*") == files(package, "template/*")
-    assert list(package.rglob("template/model_card.md.j2"))
+    for parts, one in (("template/*", "template/model_card.md.j2"), ("plotly/*", "plotly/LICENSE")):
+        assert files(PROJECT / "catsdogs", parts) == files(package, parts)
+        assert list(package.rglob(one))
 
 
 def test_the_wheel_runs_a_study_with_options_of_the_user_in_an_empty_folder(installed, tmp_path):

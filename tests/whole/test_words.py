@@ -11,8 +11,9 @@ MAX_SHOWN = 100
 CHECKED = (
     *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "noxfile.py", "pyproject.toml"),
     *("docs", "catsdogs", "conf", "sweeps", "tests", "benchmarks", ".ci", ".github"),
-    # Data, files of earlier versions, and the lists themselves.
+    # Data, files of earlier versions, the lists themselves, and plotly.js.
     *(":!*.png", ":!*.npz", ":!*.csv", ":!*.json", ":!tests/golden/studies/[0-9]*", ":!tests/whole/*_words.txt"),
+    ":!catsdogs/pages/plotly",
 )
 
 

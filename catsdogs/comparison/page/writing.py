@@ -1,6 +1,7 @@
 """Writing of the report page and its tables.
 
-The page loads nothing: it contains Plotly, figures and thumbnails, and a Content-Security-Policy blocks all requests.
+The page loads nothing: it contains plotly.js (its bundle `basic`, for lines, points and bars), figures and thumbnails,
+and a Content-Security-Policy blocks all requests.
 """
 
 import datetime
@@ -13,7 +14,6 @@ from urllib.parse import quote
 import jinja2
 import pandas as pd
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from catsdogs.base.files import check_tables_folder, write_text
 from catsdogs.base.text import quoted
@@ -72,7 +72,7 @@ def _report(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching:
         settings=sections.settings(results, csv_tables),
         problems=study_data.problems,
         script=_markup("report.js"),
-        plotly=Markup(get_plotlyjs()),
+        plotly=_markup("../plotly/plotly-basic.min.js"),
     )
 
 
@@ -86,7 +86,7 @@ def render(kind: str, folder: Path, titles: Mapping[str, str], **values: Any) ->
 
 
 def _markup(name: str) -> Markup:
-    """Return the text of a template file, to be inserted without escaping."""
+    """Return the text of a file, by its path from the templates, to be inserted without escaping."""
     return Markup((_TEMPLATE / name).read_text(encoding="utf-8"))
 
 
