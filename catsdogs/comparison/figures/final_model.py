@@ -1,4 +1,4 @@
-"""Figures of a final model on the validation images: reliability and, for two classes, ROC curve.
+"""Figures of a final model on the validation images: reliability and, for two classes, the detection error tradeoff (DET).
 
 Each figure shows the model without test-time augmentation (TTA), and with it if `retrain` computed it.
 """
@@ -29,7 +29,7 @@ _Predictions = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def final_figures(final: FinalModel, index: int) -> list[Figure]:
-    """Return the figures of a final model, with `index` in their names; no ROC curve if one class is missing."""
+    """Return the figures of a final model, with `index` in their names; no DET curve if one class is missing."""
     tables = {kind: final.validation(step) for kind, step in ((PLAIN, ""), (TTA, "_tta"))}
     predictions = {kind: (table["label"].to_numpy(), final.classes.read(table)) for kind, table in tables.items()}
     predictions = {kind: pair for kind, pair in predictions.items() if len(pair[0])}
@@ -39,7 +39,7 @@ def final_figures(final: FinalModel, index: int) -> list[Figure]:
         Figure(f"{name}-{index}", plot(data, final.classes.names), caption, f"{alternative} {source}", "predictions")
         for name, data, plot, caption, alternative in (
             ("reliability", predictions, _reliability, "Reliability", "Fraction of correct predictions by probability"),
-            ("roc", both, _roc, "ROC curve: errors at every threshold", "False negative and false positive rate"),
+            ("det", both, _det, "DET curve: errors at every threshold", "False negative and false positive rate"),
         )
         if data
     ]
@@ -83,10 +83,10 @@ def _reliability(predictions: _Predictions, names: Sequence[str]) -> go.Figure:
     return plot
 
 
-def _roc(predictions: _Predictions, names: Sequence[str]) -> go.Figure:
+def _det(predictions: _Predictions, names: Sequence[str]) -> go.Figure:
     """Plot the false negative rate against the false positive rate over all thresholds, on logarithmic axes.
 
-    On linear axes, the ROC curve of a good model is only a corner. The axes start with 0, plotted at half an image.
+    On linear axes, the curve of a good model is only a corner. The axes start with 0, plotted at half an image.
     """
     plot = blank(400, legend=True)
     floors = [1.0, 1.0]
@@ -98,7 +98,7 @@ def _roc(predictions: _Predictions, names: Sequence[str]) -> go.Figure:
         positive = probabilities[:, 1]
         half = 0.5 / (labels == 0).sum(), 0.5 / (labels == 1).sum()
         floors = [min(pair) for pair in zip(floors, half, strict=True)]
-        # det_curve omits both ends and keeps all points of straight lines.
+        # sklearn's det_curve omits both ends and keeps all points of straight lines.
         false_positives, true_positives, thresholds = roc_curve(labels, positive)
         predicted = positive > 0.5
         # At the first threshold, infinity, no image is predicted as the second class. The last row is the point at 0.5.
@@ -108,7 +108,7 @@ def _roc(predictions: _Predictions, names: Sequence[str]) -> go.Figure:
         table[["x", "y"]] = table[["x", "y"]].clip(lower=list(half), axis=1)
         look: dict[str, Any] = {"legendgroup": kind, "hovertemplate": hover}
         line = {"color": _LOOKS[kind]["color"], "width": 2.5}
-        name = f"{kind}: AUC {roc_auc_score(labels, positive):.4f}"
+        name = f"{kind}: ROC AUC {roc_auc_score(labels, positive):.4f}"
         add_points(plot, table[:-1], name=name, mode="lines", line=line, **look)
         at = table[-1:].assign(text="0.5") if kind == list(predictions)[-1] else table[-1:]
         look |= {"showlegend": False, "textposition": "top right"}

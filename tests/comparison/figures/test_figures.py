@@ -161,12 +161,12 @@ def predicted(study_data, column):
 
 
 @pytest.mark.parametrize(("column", "kind"), list(KINDS.items()))
-def test_reliability_and_roc(study_data, figures, column, kind):
+def test_reliability_and_det(study_data, figures, column, kind):
     labels, p_dog = predicted(study_data, column)
     check_reliability(figures["reliability-0"].plot, kind, labels, np.stack([1 - p_dog, p_dog], axis=1))
 
-    plot = figures["roc-0"].plot
-    curve = trace(plot, f"{kind}: AUC {roc_auc_score(labels, p_dog):.4f}")
+    plot = figures["det-0"].plot
+    curve = trace(plot, f"{kind}: ROC AUC {roc_auc_score(labels, p_dog):.4f}")
     threshold, false_dogs, missed = np.array(curve.customdata, dtype=float).T
     for at in (1, len(threshold) // 2, -1):
         positive = p_dog >= threshold[at] - 1e-6
@@ -214,7 +214,7 @@ def test_probabilities_of_0_half_and_1_have_a_bin(study_data, p_dog):
     ids = {"id": ["a", "b"], "label": [0.0, 1.0], "split": "validation"}
     table = pd.DataFrame({**ids, "p_dog": p_dog, "p_dog_tta": np.nan})
     figures = final_figures(dataclasses.replace(study_data.final_models["night"], predictions=table), 0)
-    assert [figure.name for figure in figures] == ["reliability-0", "roc-0"]
+    assert [figure.name for figure in figures] == ["reliability-0", "det-0"]
     # Bins include their upper end, and the first one 1/K.
     assert np.flatnonzero(trace(figures[0].plot, "without TTA", "bar").y).tolist() == [0 if p_dog == 0.5 else 9]
 
