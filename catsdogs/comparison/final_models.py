@@ -1,5 +1,6 @@
 """Final models of studies, as `retrain` wrote them into `best/`: scores, recipe and predictions."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from catsdogs.base.records import LARGEST_LOSS, Count, Listed, Part, Record, Seconds, Table
 from catsdogs.scoring.classes import STEPS, Classes, ClassNames
+from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.job_tables import METRICS
 from catsdogs.study.jobs import JobConfig
 from catsdogs.study.trials import searched_values
@@ -115,6 +117,28 @@ class FinalModel:
     predictions: pd.DataFrame
     history: pd.DataFrame  # a row per epoch of the first member of an ensemble; empty if the file is missing
     recipe: dict[str, Any]  # empty if the file is missing
+
+    def result(self) -> tuple[str, str, Estimate] | None:
+        """Return split, steps after the network (", with TTA" or "") and log loss of what it submits; None without one.
+
+        The images are those with the least influence on it: labeled test images, else holdout, else validation images.
+        """
+        steps = {"_calibrated": ", calibrated", "_tta": ", with TTA", "": ""}
+        details = self.metrics["details"]
+        for prefix, (suffix, step) in itertools.product(("test_", "holdout_", ""), steps.items()):
+            score = details.get(f"{prefix}log_loss{suffix}", {})
+            if score.get("value") is not None and score["size"]:
+                accuracy = details.get(f"{prefix}accuracy{suffix}", {}).get("value")
+                wrong = score["errors"] if accuracy is None else round((1 - accuracy) * score["size"])
+                wrong = wrong if wrong is None else min(wrong, score["size"])
+                numbers = (score["value"], score["low"], score["high"], score["size"], wrong)
+                return score["split"] or "validation", step, Estimate(*numbers)
+        return None
+
+    def contains(self, job: str, trial: str) -> bool:
+        """Return whether this trial is the final model, or a member of its ensemble."""
+        members = (self.metrics["ensemble"] or {}).get("members") or [self.metrics]
+        return any((member.get("job"), member.get("trial")) == (job, trial) for member in members)
 
     def validation(self, step: str = "") -> pd.DataFrame:
         """Return the labeled validation images that have the predictions of a step: id, label, probabilities.

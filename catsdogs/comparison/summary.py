@@ -1,4 +1,4 @@
-"""Summary of a comparison: the best job, its lead, whether the lead is significant, and the next command."""
+"""Summary of a comparison: final model, best job, its lead, whether the lead is significant, and the next command."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,16 +10,28 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import joined, listed, short_numbers
 from catsdogs.comparison.choices import unlisted_differences
+from catsdogs.comparison.final_models import FinalModel
 from catsdogs.comparison.study_data import WAITING, StudyData, clean
-from catsdogs.pages.formats import accuracy_text, between, chosen_on_validation, counted, few_errors, loss, percent
+from catsdogs.pages.formats import (
+    accuracy_text,
+    between,
+    chosen_on_validation,
+    counted,
+    describe_model,
+    few_errors,
+    loss,
+    percent,
+)
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, ImageScores, paired_intervals, share_lowest
 from catsdogs.scoring.scores import log_loss_interval
 from catsdogs.study.jobs import OK, RUNNING, State, best_job, chosen_trial
-from catsdogs.study.plan import retrain_command
+from catsdogs.study.plan import predict_command, retrain_command
 
 # The interval of the margin is above 0, or includes 0; or predictions are equal, or no other job has a result.
 SIGNIFICANT, WITHIN_NOISE, IDENTICAL, ONLY_JOB = "significant", "within noise", "identical", "only job"
 UNKNOWN = "unknown"
+
+_PREDICT = "Predict images (IMAGES: files, a folder or a zip)"
 
 # A class with fewer validation images has uncertain scores.
 FEW_IMAGES = 20
@@ -40,9 +52,15 @@ class Summary:
     margin: Estimate | None = None  # log loss of the runner-up minus that of the best job, image by image
     significance: str = UNKNOWN  # of the margin
     share_best: dict[str, float] = field(default_factory=dict)  # share of resamples in which a job is the best
-    command: str | None = None  # shell command that retrains the best trial; None if it cannot be retrained
+    final: FinalModel | None = None  # that of the study of the best job
+    commands: dict[str, str] = field(default_factory=dict)  # what to do next: shell commands by title
     sentences: list[str] = field(default_factory=list)
     caveats: list[str] = field(default_factory=list)
+
+    @property
+    def command(self) -> str | None:
+        """The next shell command: predicts with the final model, or trains it; None if that is not possible."""
+        return next(iter(self.commands.values()), None)
 
 
 def summarize(study_data: StudyData) -> Summary:
@@ -67,15 +85,53 @@ def summarize(study_data: StudyData) -> Summary:
     significance = _significance(margin, only_job=len(ranked) == 1)
     shares = share_lowest(losses.to_numpy().T).tolist() if len(losses) else []
     share_best = dict(zip(map(str, losses), shares, strict=False))
-    command, no_command = _command(study_data, best)
+    retrain, no_command = _retrain(study_data, best)
     headline, log_loss = _headline(leaderboard, first, runner_up, margin, significance), intervals.get(best)
+    commands = {"Train the final model": retrain} if retrain else {}
     sentences = [_score_sentence(first, log_loss, study_data.jobs[best].classes.names)]
     sentences += _margin_sentences(runner_up, margin, significance) + _rank_sentences(best, margins, share_best)
     caveats = _unfinished(study_data) + _not_compared(study_data, ranked, comparable)
     caveats += _ranking_caveats(study_data, losses, intervals) + _few_errors(intervals, best)
     caveats += _few_images(study_data, best) + no_command + _selection_caveats(study_data, comparable)
+    final = study_data.final_models.get(first["study"])
+    if final is not None:
+        sentences = [*_final_sentences(final, first), f"Search: {headline}", *sentences]
+        headline = _final_headline(final)
+        replace = {} if _is_current(final, first) or not retrain else {"Replace the final model": retrain}
+        commands = {_PREDICT: predict_command(study_data.jobs[best].folder.parent)} | replace
     compared = (runner_up, margin, significance, share_best)
-    return Summary(headline, best, intervals, log_loss, *compared, command, sentences, caveats)
+    return Summary(headline, best, intervals, log_loss, *compared, final, commands, sentences, caveats)
+
+
+def _final_headline(final: FinalModel) -> str:
+    model = f"The final model is {short_numbers(describe_model(final.metrics))}"
+    if (result := final.result()) is None:
+        return f"{model}; it has no score."
+    split, _, score = result
+    accuracy = accuracy_text(score.errors, score.size).partition(" ")[0]
+    return f"{model}: {split} log loss {loss(score.value)}, accuracy {accuracy}."
+
+
+def _final_sentences(final: FinalModel, first: pd.Series) -> list[str]:
+    """Return its score with the interval, and a warning if another trial ranks first (`first`: row of the best job)."""
+    sentences = []
+    if (result := final.result()) is not None:
+        split, step, score = result
+        sentences.append(_scored(f"{counted(score.size, f'{split} image')}{step}", score))
+    if not _is_current(final, first):
+        best = f"trial {first['best_trial']} of job {short_numbers(first['job'])}"
+        sentences.append(f"The final model is not the winner of the search: {best} now ranks first.")
+    return sentences
+
+
+def _scored(images: str, score: Estimate) -> str:
+    bounds = "" if score.low is None else f" (95% CI {between(score)})"
+    scored = f"log loss {loss(score.value)}{bounds}, accuracy {accuracy_text(score.errors, score.size)}"
+    return f"On {images}: {scored}. {few_errors(score.errors, score.size)}".rstrip()
+
+
+def _is_current(final: FinalModel, first: pd.Series) -> bool:
+    return bool(pd.isna(first["best_trial"]) or final.contains(first["job"], first["best_trial"]))
 
 
 def _margins(best: str, losses: pd.DataFrame, errors: pd.DataFrame) -> dict[str, Estimate]:
@@ -120,11 +176,9 @@ def _score_sentence(first: pd.Series, log_loss: Estimate | None, names: Sequence
         scored = "" if pd.isna(first["val_accuracy"]) else f", accuracy {percent(first['val_accuracy'], 2)}"
         recorded = f"log loss {loss(first['val_log_loss'])}{scored}"
         return f"The trial recorded {recorded}; its predictions are missing, so there is no confidence interval."
-    bounds = "" if log_loss.low is None else f" (95% CI {between(log_loss)})"
-    scored = f"log loss {loss(log_loss.value)}{bounds}, accuracy {accuracy_text(log_loss.errors, log_loss.size)}"
-    few = few_errors(log_loss.errors, log_loss.size)
-    images = f"{counted(log_loss.size, 'validation image')} of {len(names)} classes ({listed(names, 3)})"
-    return f"On {images}: {scored}. {few}".rstrip()
+    return _scored(
+        f"{counted(log_loss.size, 'validation image')} of {len(names)} classes ({listed(names, 3)})", log_loss
+    )
 
 
 def _margin_sentences(runner_up: str | None, margin: Estimate | None, significance: str) -> list[str]:
@@ -226,7 +280,7 @@ def _few_images(study_data: StudyData, best: str) -> list[str]:
 
 def _selection_caveats(study_data: StudyData, comparable: pd.DataFrame) -> list[str]:
     reason = f"the same images were used to select the {joined(chosen_on_validation(len(comparable) > 1, {}))}"
-    optimistic = f"This score is optimistic: {reason}. Expect a somewhat higher log loss on new images."
+    optimistic = f"Validation scores are optimistic: {reason}. Expect a somewhat higher log loss on new images."
     seeds = {repr(study_data.jobs[str(label)].result.get("seed")) for label in comparable["label"]}
     if len(seeds) > 1:
         return [optimistic]
@@ -234,7 +288,7 @@ def _selection_caveats(study_data: StudyData, comparable: pd.DataFrame) -> list[
     return [optimistic, f"Confidence intervals (CI) reflect only the choice of images. {fixed}"]
 
 
-def _command(study_data: StudyData, best: str) -> tuple[str | None, list[str]]:
+def _retrain(study_data: StudyData, best: str) -> tuple[str | None, list[str]]:
     """Return the command that retrains the best trial, or None and the reason."""
     job = study_data.jobs[best]
     study = job.folder.parent

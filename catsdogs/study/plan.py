@@ -100,12 +100,21 @@ def study_deadline(study: Path, seconds: float | None) -> float | None:
 
 def retrain_command(study: Path, job: str | None = None) -> str:
     """Return the shell command that retrains the best trial of a study, or of one of its jobs."""
-    folder = study.absolute()
-    with suppress(ValueError):
-        folder = folder.relative_to(Path.cwd())
+    folder = _relative(study)
     # Without a slash, the command reads a name of a folder in `multirun`.
     name = folder.name if folder.parent == Path("multirun") else folder.as_posix()
     if len(folder.parts) == 1 and not folder.is_absolute():
         name = f"./{folder}"
     words = [f"study={quoted(name)}"] + ([f"job={quoted(job)}"] if job is not None else [])
     return f"python -m catsdogs.retrain {shlex.join(words)}"
+
+
+def predict_command(study: Path) -> str:
+    """Return the shell command that predicts images with the final model of a study; IMAGES is to be replaced."""
+    return f"python -m catsdogs.predict {shlex.quote(_relative(study).as_posix())} IMAGES"
+
+
+def _relative(study: Path) -> Path:
+    """Return the path from the current folder if the study is inside it, otherwise the absolute path."""
+    folder = study.absolute()
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

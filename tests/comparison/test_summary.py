@@ -49,7 +49,7 @@ def test_a_large_lead_is_significant(night, tmp_path):
         f"a is the best job: validation log loss {one.mean():.4f}, {(other - one).mean():.4f} lower than b "
         "(statistically significant)."
     )
-    assert "This score is optimistic" in text(summary)
+    assert "Validation scores are optimistic" in text(summary)
     # For several studies, the command names the job.
     summary = summarize(read_study_data([night, write_study(tmp_path / "other", trials=1)]))
     assert (summary.best, summary.command) == ("night/a", retrain_command(night, "a"))

@@ -1,4 +1,4 @@
-"""Figures of a final model on the validation images: reliability and, for two classes, the detection error tradeoff (DET).
+"""Figures of a final model on validation images: reliability and, for two classes, detection error tradeoff (DET).
 
 Each figure shows the model without test-time augmentation (TTA), and with it if `retrain` computed it.
 """

@@ -47,15 +47,17 @@ def study(study_data: StudyData, folder: Path) -> dict[str, Any]:
 
 
 def tiles(results: Findings) -> list[tuple[str, str, str]]:
-    """Return the key numbers of the summary: name, number and note."""
+    """Return the key numbers of the summary: name, number and note; those of the final model if it has a score."""
     summary = results.summary
-    if summary.log_loss is None:
+    split, step, score = (summary.final and summary.final.result()) or ("validation", "", summary.log_loss)
+    if score is None:
         return []
-    score, interval = summary.log_loss, between(summary.log_loss)
+    interval = between(score)
     note = f"95% confidence interval (CI) {interval}" if interval else "no confidence interval"
     accuracy, *parts = _accuracy(score)
-    parts[0] = f"95% CI {parts[0]}, on {counted(score.size, 'validation image')}"
-    key_numbers = [("Validation log loss", loss(score.value), note), ("Accuracy", accuracy, ", ".join(parts))]
+    parts[0] = f"95% CI {parts[0]}, on {counted(score.size, f'{split} image')}"
+    key_numbers = [(f"{split.capitalize()} log loss{step}", loss(score.value), note)]
+    key_numbers.append(("Accuracy", accuracy, ", ".join(parts)))
     if summary.margin is not None:
         interval = between(summary.margin, signed)
         note = f"95% CI {interval}" if interval else "no confidence interval"
