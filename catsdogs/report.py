@@ -34,8 +34,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("study", nargs="*", type=typed_study, help="study folder, for example multirun/NAME")
     about = "HTML report (default: report.html in the study folder, or in its parent folder for several studies)"
     parser.add_argument("--output", type=typed_path, metavar="FILE", help=about)
+    either = parser.add_mutually_exclusive_group()
     about = "folder of the images, with their paths in split.csv, if thumbnails are missing"
-    parser.add_argument("--images", type=typed_path, metavar="FOLDER", help=about)
+    either.add_argument("--images", type=typed_path, metavar="FOLDER", help=about)
+    about = "write a report without images, for sharing"
+    either.add_argument("--no-images", dest="images", action="store_const", const=False, help=about)
     about = "rewrite the report every ten seconds until no job is running or waiting"
     parser.add_argument("--watch", action="store_true", help=about)
     about = "also write the trials as TensorBoard runs (default: tensorboard/ in the study folder)"

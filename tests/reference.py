@@ -18,7 +18,9 @@ def build_model(config: SearchConfig, total_steps: int, first_step: int = 0, out
     if config.model.l2_scope == "head_and_backbone":
         add_l2(backbone, keras.regularizers.L2(config.model.l2))
     model = full_model(config, backbone, outputs)
-    rates = learning_rates(config.schedule, total_steps, first_step).tolist()
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(list(range(total_steps)), rates)
-    compile_model(model, keras.optimizers.Adam(schedule), config.label_smoothing.epsilon)
+    rates = learning_rates(config.schedule, total_steps, first_step)
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(list(range(total_steps)), rates.tolist())
+    optimizer = keras.optimizers.Adam(schedule)
+    optimizer.learning_rate_table = rates  # for the history only
+    compile_model(model, optimizer, config.label_smoothing.epsilon)
     return model

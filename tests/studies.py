@@ -120,9 +120,11 @@ def _trials(job: Job, predicted: np.ndarray) -> tuple[list[TrialRecord], list[di
             behind = 0.15 * (trained - epoch) / job.epochs
             row: dict[str, Any] = {"trial": str(number), "execution": 0, "epoch": epoch}
             row |= {"accuracy": max(0.0, 0.9 - behind), "val_accuracy": max(0.0, accuracy - behind)}
-            row |= dict.fromkeys(("log_loss", "val_log_loss"), loss + behind)
+            row |= {"log_loss": 0.8 * loss + behind, "val_log_loss": loss + behind}
             row |= dict.fromkeys(("loss", "val_loss"), loss + behind + 0.01)
-            history.append({**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / job.epochs), "seconds": 5.0})
+            rates = {"learning_rate": 3e-4 * (1 - epoch / job.epochs)}
+            rates["max_learning_rate"] = 3e-4 * (1 - (epoch - 1) / job.epochs)
+            history.append({**row, **rates, "seconds": 5.0})
     return records, history
 
 

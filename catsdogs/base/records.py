@@ -98,7 +98,8 @@ _RANGES: Final = {
     **dict.fromkeys(("trial", "execution", "epoch", "epochs", "best_epoch", "first_epoch", "epoch_budget"), (0, 10**9)),
     **dict.fromkeys(("seed", "seconds", "width", "height"), (0, 10**9)),
     "fold": (-1, 10**9),  # -1: in no fold, as the holdout
-    **dict.fromkeys(("log_loss", "loss", "val_log_loss", "val_loss", "learning_rate"), (0, LARGEST_LOSS)),
+    **dict.fromkeys(("log_loss", "loss", "val_log_loss", "val_loss"), (0, LARGEST_LOSS)),
+    **dict.fromkeys(("learning_rate", "max_learning_rate"), (0, LARGEST_LOSS)),
     **dict.fromkeys(("accuracy", "val_accuracy"), (0, 1)),
     "label": (0, 999),  # see `scoring.classes.MOST_CLASSES`
 }

@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,10 @@ _QUALITY = 82  # JPEG quality: about 5 kB per thumbnail
 _MOST_BYTES = 64 * 2**20  # larger files are not read
 
 
+# Folder of the images as the user passed it; None: the usual folders; False: the page must not contain images.
+ImageFolder = Path | Literal[False] | None
+
+
 @dataclass(frozen=True)
 class Gallery:
     """Misclassified and uncertain images of a model."""
@@ -47,7 +51,7 @@ class Gallery:
     ignored: list[str]  # ids that the job already excluded with `data.ignore`
 
 
-def gallery(evaluated: Evaluated, images: Path | None = None) -> Gallery:
+def gallery(evaluated: Evaluated, images: ImageFolder = None) -> Gallery:
     """Return the gallery of a model; `images` is the folder of the images, if the user passed one."""
     table, names = evaluated.table, np.array(evaluated.classes.names, dtype=object)
     probabilities = evaluated.probabilities
@@ -59,7 +63,9 @@ def gallery(evaluated: Evaluated, images: Path | None = None) -> Gallery:
     shown = errors.head(MOST_ERRORS)
     least_certain = named.drop(shown.index).sort_index().sort_values("probability", kind="stable").head(MOST_UNCERTAIN)
     config = evaluated.config
-    thumbnails, missing = _thumbnails([*shown["id"], *least_certain["id"]], evaluated.job, config, images)
+    thumbnails, missing = dict[str, str](), None
+    if images is not False:
+        thumbnails, missing = _thumbnails([*shown["id"], *least_certain["id"]], evaluated.job, config, images)
     first, uncertain = (
         [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.to_dict("records")]
         for part in (shown, least_certain)

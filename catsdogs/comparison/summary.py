@@ -21,6 +21,7 @@ from catsdogs.pages.formats import (
     few_errors,
     loss,
     percent,
+    signed,
 )
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, ImageScores, paired_intervals, share_lowest
 from catsdogs.scoring.scores import log_loss_interval
@@ -89,7 +90,7 @@ def summarize(study_data: StudyData) -> Summary:
     headline, log_loss = _headline(leaderboard, first, runner_up, margin, significance), intervals.get(best)
     commands = {"Train the final model": retrain} if retrain else {}
     sentences = [_score_sentence(first, log_loss, study_data.jobs[best].classes.names)]
-    sentences += _margin_sentences(runner_up, margin, significance) + _rank_sentences(best, margins, share_best)
+    sentences += _margin_sentences(best, runner_up, margin, significance) + _rank_sentences(best, margins, share_best)
     caveats = _unfinished(study_data) + _not_compared(study_data, ranked, comparable)
     caveats += _ranking_caveats(study_data, losses, intervals) + _few_errors(intervals, best)
     caveats += _few_images(study_data, best) + no_command + _selection_caveats(study_data, comparable)
@@ -181,12 +182,12 @@ def _score_sentence(first: pd.Series, log_loss: Estimate | None, names: Sequence
     )
 
 
-def _margin_sentences(runner_up: str | None, margin: Estimate | None, significance: str) -> list[str]:
+def _margin_sentences(best: str, runner_up: str | None, margin: Estimate | None, significance: str) -> list[str]:
     if margin is None or significance == IDENTICAL:
         return []
-    difference = f"{loss(abs(margin.value))} {'higher' if margin.value >= 0 else 'lower'}"
+    difference = f"the log loss of {runner_up} minus that of {best} is {signed(margin.value)}"
     if margin.low is None:
-        return [f"On this single image, {runner_up} has a {difference} log loss."]
+        return [f"On this single image, {difference}."]
     meaning = {
         SIGNIFICANT: "other images of the same kind are unlikely to reverse the order",
         WITHIN_NOISE: "the interval includes 0, so other images could reverse the order. More validation images or "
@@ -194,7 +195,7 @@ def _margin_sentences(runner_up: str | None, margin: Estimate | None, significan
         UNKNOWN: "the predictions contradict the ranking",
     }[significance]
     few = few_errors(margin.errors, margin.size, " by either job")
-    compared = f"Compared image by image, {runner_up} has a {difference} log loss (95% CI {between(margin)})"
+    compared = f"Compared image by image, {difference} (95% CI {between(margin, signed)})"
     return [f"{compared}: {meaning}. {few}".rstrip()]
 
 

@@ -15,7 +15,7 @@ from catsdogs.base.files import write_csv
 from catsdogs.comparison.choices import choice_effects, choice_pairs
 from catsdogs.comparison.evaluated import Evaluated, evaluated_model
 from catsdogs.comparison.final_models import FinalModel
-from catsdogs.comparison.gallery import Gallery, gallery
+from catsdogs.comparison.gallery import Gallery, ImageFolder, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.comparison.summary import Summary, summarize
@@ -62,8 +62,8 @@ class Findings:
     gallery: Gallery | None
 
 
-def findings(study_data: StudyData, images: Path | None = None) -> Findings:
-    """Compute all results. `images` is the folder of the images, or None to search the usual folders."""
+def findings(study_data: StudyData, images: ImageFolder = None) -> Findings:
+    """Compute all results."""
     summary, pairs, effects = summarize(study_data), choice_pairs(study_data), choice_effects(study_data)
     scores = {study: final_scores(final) for study, final in study_data.final_models.items()}
     model = evaluated_model(study_data, summary)

@@ -9,6 +9,7 @@ from pathlib import Path
 from catsdogs.base.interrupts import acknowledge
 from catsdogs.base.output import lost_output
 from catsdogs.base.text import sanitize_line
+from catsdogs.comparison.gallery import ImageFolder
 from catsdogs.comparison.page.writing import RELOAD_SECONDS, write_report
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.study.jobs import RESULT, State
@@ -17,7 +18,7 @@ from catsdogs.study.plan import PLAN
 from catsdogs.study.progress import line
 
 
-def watch(folders: list[Path], output: Path, images: Path | None) -> StudyData:
+def watch(folders: list[Path], output: Path, images: ImageFolder) -> StudyData:
     """Rewrite page, tables and leaderboards every `RELOAD_SECONDS` until no job runs or waits, or until Ctrl-C."""
     for folder in folders:
         while not lost_output() and (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 TRIALS, HISTORY, VALIDATION, SELECT = "trials.csv", "history.csv", "validation.csv", "select.csv"
 
-METRICS = ("accuracy", "log_loss", "loss", "val_accuracy", "val_loss", "learning_rate", "seconds")
+METRICS = ("accuracy", "log_loss", "loss", "val_accuracy", "val_loss", "learning_rate", "max_learning_rate", "seconds")
 HISTORY_TABLE = Table(
     {"trial": int, "execution": int, "epoch": int, **dict.fromkeys(("val_log_loss", *METRICS), float | None)}, METRICS
 )

@@ -35,7 +35,7 @@ class Training:
     """Result of a training; the model has the weights of `best_epoch`."""
 
     # A row per epoch: epoch (from 1), loss, log_loss, accuracy, val_loss, val_log_loss, val_accuracy, learning_rate (at
-    # the end of the epoch), seconds.
+    # the end of the epoch), max_learning_rate (of its steps), seconds.
     history: pd.DataFrame
     best_epoch: int  # from 1; without validation, the last
     val_log_loss: float  # at the best epoch; NaN without validation
@@ -166,6 +166,9 @@ class _EpochLogger(keras.callbacks.Callback):
             self._listener(self._epoch, (batch + 1) / self._steps, None)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # of a LossScaleOptimizer
+        end, rates = int(optimizer.iterations), keras.ops.convert_to_numpy(optimizer.learning_rate_table)
+        logs["max_learning_rate"] = float(rates[max(0, end - self._steps) : end].max(initial=0.0))
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs["seconds"] = time.monotonic() - self._started
         if self._listener is not None:

@@ -80,6 +80,9 @@ def test_errors_are_sorted_by_confidence_and_uncertain_images_exclude_them(study
     model = model_of(study)
     assert (len(model.table), model.source, shown.ignored) == (len(images), "trial=0 of job a", ["cat.7", "a b"])
     assert_thumbnails_match(shown, images)  # from the cache
+    without = gallery_of(study, False)  # `--no-images`
+    assert has_no_thumbnails(without)
+    assert without.missing is None
 
 
 def has_no_thumbnails(shown):

@@ -1,15 +1,17 @@
 """The best job, its lead, and whether the lead is significant."""
 
+import re
+
 import pandas as pd
 import pytest
-from studies import CHOICES, labels, p_dog, probabilities, write_job, write_study
+from studies import CHOICES, labels, p_dog, probabilities, write_final, write_job, write_study
 
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
 from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.scores import score_images
-from catsdogs.study.plan import record_ended, retrain_command, write_plan
+from catsdogs.study.plan import predict_command, record_ended, retrain_command, write_plan
 from catsdogs.study.trials import TrialRecord, write_trials
 
 
@@ -53,6 +55,30 @@ def test_a_large_lead_is_significant(night, tmp_path):
     # For several studies, the command names the job.
     summary = summarize(read_study_data([night, write_study(tmp_path / "other", trials=1)]))
     assert (summary.best, summary.command) == ("night/a", retrain_command(night, "a"))
+
+
+def test_after_retrain_the_final_model_leads_and_another_winner_is_named(night):
+    file = write_final(night) / "metrics.json"
+    metrics = read_json(file)
+    score, accuracy = (metrics["details"][f"{name}_tta"] for name in ("log_loss", "accuracy"))
+    summary = summary_of(night)
+    of_job = "The final model is trial 0 of job mobilenet_v2-light-cosine-none"
+    numbers = f"log loss {score['value']:.4f}, accuracy {accuracy['value']:.2%}"
+    assert summary.headline == f"{of_job}: validation {numbers}."
+    assert summary.sentences[0].startswith(f"On 200 validation images, with TTA: log loss {score['value']:.4f} (95% CI")
+    assert "not the winner of the search: trial 0 of job a now ranks first." in text(summary)
+    assert "Search: a is the best job" in text(summary)
+    assert list(summary.commands.values()) == [predict_command(night), retrain_command(night)]
+    # A member of its ensemble ranks first, and the holdout did not choose the model.
+    metrics["details"] |= {"holdout_log_loss": {**score, "value": 0.5, "split": "holdout", "errors": 3}}
+    members = [{"job": "b", "trial": "0"}, {"job": "a", "trial": "0"}]
+    write_json(file, {**metrics, "ensemble": {"way": "logit", "members": members}})
+    summary = summary_of(night)
+    assert summary.headline.endswith("ensemble of 2 models of the jobs b, a: holdout log loss 0.5000, accuracy 98.50%.")
+    assert "not the winner" not in text(summary)
+    assert list(summary.commands.values()) == [predict_command(night)]
+    write_json(file, {**metrics, "details": {}})
+    assert summary_of(night).headline == f"{of_job}; it has no score."
 
 
 @pytest.mark.parametrize(
@@ -176,6 +202,8 @@ def test_predictions_that_contradict_the_recorded_log_losses_are_a_caveat(night)
     assert "b ranks first with validation log loss 0.4000" in summary.headline
     assert "validation.csv of b, a have another log loss than recorded" in text(summary)
     assert "contradict the ranking" in text(summary)
+    # A difference keeps its sign within a sentence.
+    assert re.search(r"minus that of b is -0\.\d+ \(95% CI -0\.\d+ to -0\.\d+\)", text(summary))
 
 
 def test_images_that_a_job_lacks_are_a_caveat(night):

@@ -19,7 +19,16 @@ from catsdogs.comparison.study_data import read_study_data
 
 pytestmark = pytest.mark.lowest
 
-CURVES = {"accuracy", "log_loss", "loss", "val_accuracy", "val_log_loss", "val_loss", "learning_rate"}
+CURVES = {
+    "accuracy",
+    "log_loss",
+    "loss",
+    "val_accuracy",
+    "val_log_loss",
+    "val_loss",
+    "learning_rate",
+    "max_learning_rate",
+}
 STATUSES = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING]
 
 

@@ -36,6 +36,8 @@ def test_history_has_every_metric_and_the_scheduled_learning_rate(config, traini
     assert {"loss", "log_loss", "accuracy", "val_loss", "val_log_loss", "val_accuracy", "seconds"} <= set(history)
     rates = learning_rates(job.schedule, 12)
     np.testing.assert_allclose(history["learning_rate"], rates[3 * np.array(epochs)], rtol=1e-4, atol=1e-9)
+    highest = [rates[3 * epoch - 3 : 3 * epoch].max() for epoch in epochs]
+    np.testing.assert_allclose(history["max_learning_rate"], highest, rtol=1e-6)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_the_summary_agrees_with_the_leaderboard(golden, study_data):
     assert summary.margin.size == 120
     # The lead is hundredths on 120 images.
     assert summary.significance == "within noise"
-    assert "catsdogs.retrain" in summary.command
+    assert "catsdogs.predict" in summary.command
 
 
 def test_scores_of_the_final_model_equal_those_of_retrain(golden, study_data):

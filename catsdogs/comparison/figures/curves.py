@@ -1,5 +1,7 @@
 """Figures over the course of a study: best log loss so far, and learning curves."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -80,44 +82,61 @@ def _count_axis(plot: go.Figure, title: str, longest: int) -> None:
 
 
 def learning_curves(study_data: StudyData) -> list[figure.Figure]:
-    """Plot log loss and learning rate over epochs: thin lines for all trials of a job, a thick line for its best.
+    """Plot log losses and learning rate over epochs: thin lines for all trials of a job, a thick line for its best.
 
-    Identical learning rates of a job are plotted once. The list is empty without recorded epochs, and has no second
-    figure without recorded learning rates.
+    Identical learning rates of a job are plotted once. The list is empty without recorded epochs, and has only the
+    figures of recorded columns. Both log losses have the same axis.
     """
     epochs = study_data.epochs
     if epochs.empty or epochs["val_log_loss"].isna().all():
         return []
-    plot = _curves(study_data, "val_log_loss", 380)
-    plot.update_yaxes(title_text="validation log loss", **figure.loss_axis(epochs["val_log_loss"]))
-    plots = {"Validation log loss": plot}
-    if "learning_rate" in epochs and epochs["learning_rate"].notna().any():
-        plots["Learning rate"] = plot = _curves(study_data, "learning_rate", 260)
-        # A schedule that ends at 0 needs a linear axis, so only the peaks count.
-        peaks = epochs.groupby(["label", "trial"])["learning_rate"].max()
-        axis = figure.loss_axis(peaks)
-        if epochs["learning_rate"].nunique() > 1:
-            axis["rangemode"] = "normal"  # a curve along 0 would be clipped
-        plot.update_yaxes(title_text="learning rate", exponentformat="e", **axis)
-    about = "a thin line per trial, and a thick line for the best trial of each job."
-    return [
-        figure.Figure(f"curve-{index}", plot, f"{title} over epochs", f"{title} over epochs: {about}", "epochs")
-        for index, (title, plot) in enumerate(plots.items())
-    ]
+    both = epochs[[name for name in ("val_log_loss", "log_loss") if name in epochs]].to_numpy(dtype=float)
+    axis = figure.loss_axis(both.ravel())
+    low, high = np.nanmin(both), np.nanmax(both)
+    axis["range"] = [np.log10(low) - 0.05, np.log10(high) + 0.05] if "type" in axis else [0, 1.05 * high]
+    # Earlier versions recorded only the rate at the end of an epoch, which is 0 after the last one of a cosine.
+    complete = "max_learning_rate" in epochs and epochs["max_learning_rate"].notna().all()
+    rate = ("max_learning_rate", "Highest learning rate") if complete else ("learning_rate", "Last learning rate")
+    titles = {
+        "val_log_loss": "Validation log loss",
+        "log_loss": "Training log loss",
+        rate[0]: f"{rate[1]} of each epoch",
+    }
+    plots = []
+    for column, title in titles.items():
+        if column in epochs and epochs[column].notna().any():
+            plot = _curves(study_data, column, 380 if "log_loss" in column else 260)
+            plot.update_yaxes(
+                title_text=title.lower(), **(axis if "log_loss" in column else _rate_axis(epochs, column))
+            )
+            about = f"{title}, over epochs: a thin line per trial, and a thick line for the best trial of each job."
+            plots.append(figure.Figure(f"curve-{len(plots)}", plot, f"{title}, over epochs", about, "epochs"))
+    return plots
+
+
+def _rate_axis(epochs: pd.DataFrame, column: str) -> dict[str, Any]:
+    # A schedule that ends at 0 needs a linear axis, so only the peaks count.
+    axis = figure.loss_axis(epochs.groupby(["label", "trial"])[column].max()) | {"exponentformat": "e"}
+    # Otherwise, a curve along 0 would be clipped.
+    return axis | {"rangemode": "normal"} if epochs[column].nunique() > 1 else axis
 
 
 def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
     epochs, board = study_data.epochs, study_data.leaderboard
     plot, looks = figure.blank_for_jobs(study_data, set(epochs["label"]), height)
+    best = board.set_index("label")["best_trial"]
+    if column == "log_loss" and len(epochs) > _NAMED_EPOCHS:
+        # The page would double; overfitting of the best trials matters most.
+        epochs = epochs[epochs["trial"] == epochs["label"].map(best)]
     table = epochs.dropna(subset=column).sort_values(["trial", "execution", "epoch"], kind="stable")
     table = table.assign(
         line=table.groupby(["label", "trial", "execution"], sort=False).ngroup(),
         x=table["epoch"],
         y=table[column],
         hover=table["trial"].map(lambda trial: escape(trial, 20)),
-        best=table["trial"] == table["label"].map(board.set_index("label")["best_trial"]),
+        best=table["trial"] == table["label"].map(best),
     )
-    name = words(column.removeprefix("val_"))
+    name = words(column.removeprefix("val_").removeprefix("max_"))
     hover = f"<b>%{{fullData.name}}</b>, trial=%{{customdata}}<br>epoch %{{x}}, {name} %{{y}}<extra></extra>"
     parts = {
         key: part if name == "log loss" else _without_repeated(part) for key, part in table.groupby(["label", "best"])

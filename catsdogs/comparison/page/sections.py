@@ -24,6 +24,7 @@ from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State
 from catsdogs.study.plan import retrain_command, search_command
 
+_MOST_TRIALS = 100  # rows of the table of trials
 _MOST_FAILURES = 20  # rows of the table of failed trials
 _MATRIX_CLASSES = 20  # with more, the most frequent confusions are shown instead of the matrix
 _MOST_CONFUSIONS = 20
@@ -132,6 +133,8 @@ def search(results: Findings) -> dict[str, Any]:
     failures = groups.size().reset_index(name="trials").to_dict("records")
     return {
         "completed": len(trials) - len(failed),
+        "trials": _best_trials(study_data),
+        "hyperparameters": study_data.hyperparameters,
         "failed": len(failed),
         "seconds": formats.number(trials["seconds"].sum()),
         "coordinates": parallel_coordinates(study_data),
@@ -142,6 +145,13 @@ def search(results: Findings) -> dict[str, Any]:
         "failures": failures[:_MOST_FAILURES],
         "more_failures": sum(row["trials"] for row in failures[_MOST_FAILURES:]),
     }
+
+
+def _best_trials(study_data: StudyData) -> list[dict[Any, Any]]:
+    """Return the completed trials with the lowest log losses, each with the short name of its job."""
+    done = study_data.trials.dropna(subset="val_log_loss").sort_values("val_log_loss", kind="stable").head(_MOST_TRIALS)
+    done = done.assign(name=done["label"].map(theme.short_names(study_data))).astype(object)
+    return done.where(done.notna(), None).to_dict("records")
 
 
 _SCORES: dict[str, tuple[str, str, Callable[[Any], str]]] = {

@@ -19,6 +19,7 @@ from catsdogs.base.files import check_tables_folder, write_text
 from catsdogs.base.text import quoted
 from catsdogs.comparison.figures.curves import learning_curves
 from catsdogs.comparison.figures.search import job_intervals
+from catsdogs.comparison.gallery import ImageFolder
 from catsdogs.comparison.page import sections
 from catsdogs.comparison.study_data import StudyData, read_study_data
 from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
@@ -31,10 +32,10 @@ _LONGEST_NAME = 80  # characters of a name in a table
 RELOAD_SECONDS = 10  # while a study is watched
 
 
-def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> StudyData:
+def write_report(folders: list[Path], output: Path, watching: bool = False, images: ImageFolder = None) -> StudyData:
     """Read studies, and write the report page and a folder of tables named like the page without its suffix.
 
-    With `watching`, the page reloads every `RELOAD_SECONDS`; `images` is the folder of the images, as set by the user.
+    With `watching`, the page reloads every `RELOAD_SECONDS`.
     Raise a `UserError` if a study cannot be read or the folder for the tables contains other files.
     """
     # The folder of a page without a suffix needs another name.

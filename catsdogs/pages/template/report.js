@@ -162,31 +162,35 @@
   window.addEventListener("beforeprint", beforePrint);
   window.addEventListener("afterprint", afterPrint);
 
-  // Leaderboard
-  const table = find("#jobs");
-  const body = table.tBodies[0];
-  const headers = all("thead th", table);
-
+  // Tables that are sorted by the buttons in their headers
+  const tables = all("table.sortable");
+  const headersOf = (table) => all("thead th", table);
   const key = (row, column) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
-  function sort(column, direction) {
+  function sort(table, column, direction) {
+    const headers = headersOf(table);
     headers.forEach((header, index) => header.setAttribute("aria-sort", index === column ? direction : "none"));
-    const numeric = headers[column].classList.contains("numeric");
     const sign = direction === "ascending" ? 1 : -1;
-    const rows = [...body.rows].sort((one, other) => {
+    const cells = [...table.tBodies[0].rows].map((row) => key(row, column));
+    const numeric = headers[column].classList.contains("numeric") && cells.some((text) => !Number.isNaN(parseFloat(text)));
+    const rows = [...table.tBodies[0].rows].sort((one, other) => {
       const [a, b] = [key(one, column), key(other, column)];
       if (!numeric) return sign * a.localeCompare(b, "en", { numeric: true });
       // Rows without a number are last in both directions.
       const [x, y] = [parseFloat(a), parseFloat(b)];
       return Number.isNaN(x) - Number.isNaN(y) || (Number.isNaN(x) ? 0 : sign * (x - y));
     });
-    body.append(...rows);
+    table.tBodies[0].append(...rows);
   }
-  headers.forEach((header, column) => {
-    find("button", header).addEventListener("click", () => {
-      sort(column, header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending");
+  for (const table of tables) {
+    headersOf(table).forEach((header, column) => {
+      find("button", header).addEventListener("click", () => {
+        sort(table, column, header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending");
+      });
     });
-  });
+  }
 
+  // Leaderboard
+  const body = find("#jobs").tBodies[0];
   const filter = find("#filter");
   const status = find("#status");
   function filterRows() {
@@ -207,12 +211,11 @@
   // A live page reloads itself; restore scroll position, filters, sorting and selected images.
   const storageKey = `catsdogs-report:${location.pathname}`;
   function saveState() {
-    const sorted = headers.findIndex((header) => header.getAttribute("aria-sort") !== "none");
     const state = {
       scroll: window.scrollY,
       filter: filter.value,
       status: status ? status.value : "",
-      sorted: [sorted, sorted < 0 ? "none" : headers[sorted].getAttribute("aria-sort")],
+      sorted: tables.map((table) => headersOf(table).map((header) => header.getAttribute("aria-sort"))),
       open: all("details").map((details) => details.open),
       ignored: boxes.filter((box) => box.checked).map((box) => box.dataset.id),
     };
@@ -228,7 +231,11 @@
     if (!state) return;
     filter.value = state.filter;
     if (status && [...status.options].some((option) => option.value === state.status)) status.value = state.status;
-    if (state.sorted[0] >= 0 && state.sorted[0] < headers.length) sort(...state.sorted);
+    state.sorted.forEach((directions, number) => {
+      const column = directions.findIndex((direction) => direction !== "none");
+      const table = tables[number];
+      if (table && column >= 0 && column < headersOf(table).length) sort(table, column, directions[column]);
+    });
     const details = all("details");
     if (details.length === state.open.length) details.forEach((part, number) => { part.open = state.open[number]; });
     for (const box of boxes) box.checked = state.ignored.includes(box.dataset.id);

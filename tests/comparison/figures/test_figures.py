@@ -53,7 +53,7 @@ def texts(value, path=""):
 
 
 def test_figures_are_complete_and_jobs_have_one_legend_entry(study_data, figures):
-    assert len(figures) == 13
+    assert len(figures) == 14
     names = {style["name"] for style in theme.styles(study_data).values()}
     for name, figure in figures.items():
         assert figure.caption
@@ -110,7 +110,7 @@ def test_study_that_has_just_started(tmp_path, trials, failed):
     study_data = read_study_data([tmp_path / "s"])
     assert parallel_coordinates(study_data) is job_intervals(study_data, {}) is None
     assert hyperparameter_slices(study_data) == []
-    assert len(learning_curves(study_data)) == 2 * trials
+    assert len(learning_curves(study_data)) == 3 * trials
     best = [figure.plot.layout for figure in best_so_far(study_data)]
     assert len(best) == 2 * (trials - failed)
     assert all(layout.yaxis.rangemode == "nonnegative" for layout in best)

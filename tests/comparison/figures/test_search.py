@@ -152,8 +152,10 @@ def test_best_so_far_over_time(study_data, figures):
         assert (steps.x[0], steps.y[-1]) == pytest.approx((first, best), rel=1e-4)
 
 
-def test_learning_curves_match_the_recorded_epochs(study_data, figures):
-    style, plot = theme.styles(study_data), figures["curve-0"].plot
+@pytest.mark.parametrize(("name", "column"), [("curve-0", "val_log_loss"), ("curve-1", "log_loss")])
+def test_learning_curves_match_the_recorded_epochs(study_data, figures, name, column):
+    style, plot = theme.styles(study_data), figures[name].plot
+    assert plot.layout.yaxis.range == figures["curve-0"].plot.layout.yaxis.range
     best_of = dict(zip(study_data.leaderboard["label"], study_data.leaderboard["best_trial"], strict=True))
     for label in study_data.jobs:
         own = [one for one in plot.data if one.name == style[label]["name"]]
@@ -162,13 +164,13 @@ def test_learning_curves_match_the_recorded_epochs(study_data, figures):
             for x, y, trial in lines(one):
                 table = study_data.epochs[(study_data.epochs["label"] == label) & (study_data.epochs["trial"] == trial)]
                 assert x == list(table["epoch"])
-                assert y == pytest.approx(table["val_log_loss"].to_numpy(), rel=1e-4)
+                assert y == pytest.approx(table[column].to_numpy(), rel=1e-4)
                 assert (trial == best_of[label]) == (one is thick)
         assert sorted(trial for one in own for _, _, trial in lines(one)) == sorted(map(str, range(12)))
 
 
 def test_identical_learning_rates_are_plotted_once(study_data, figures):
-    plot, style = figures["curve-1"].plot, theme.styles(study_data)
+    plot, style = figures["curve-2"].plot, theme.styles(study_data)
     for label in study_data.jobs:
         curves = [line for one in plot.data if one.name == style[label]["name"] for line in lines(one)]
         # The best trial, and the longest one.
