@@ -65,8 +65,7 @@ def test_page_loads_nothing(finished, document):
 
 def test_the_page_has_the_plotly_js_of_the_python_package(finished):
     page = (finished / "report.html").read_bytes()
-    version = re.search(rb"plotly.js \(basic - minified\) v(\d+\.\d+\.\d+)", page)[1].decode()
-    assert version == get_plotlyjs_version()
+    assert b"plotly.js (basic - minified) v%s\n" % get_plotlyjs_version().encode() in page
     assert len(page) < 1_400_000
 
 
