@@ -120,7 +120,7 @@ def _final_sentences(final: FinalModel, first: pd.Series) -> list[str]:
         split, step, score = result
         sentences.append(_scored(f"{counted(score.size, f'{split} image')}{step}", score))
     if not _is_current(final, first):
-        best = f"trial {first['best_trial']} of job {short_numbers(first['job'])}"
+        best = f"trial={first['best_trial']} of job {short_numbers(first['job'])}"
         sentences.append(f"The final model is not the winner of the search: {best} now ranks first.")
     return sentences
 

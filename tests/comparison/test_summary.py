@@ -62,11 +62,11 @@ def test_after_retrain_the_final_model_leads_and_another_winner_is_named(night):
     metrics = read_json(file)
     score, accuracy = (metrics["details"][f"{name}_tta"] for name in ("log_loss", "accuracy"))
     summary = summary_of(night)
-    of_job = "The final model is trial 0 of job mobilenet_v2-light-cosine-none"
+    of_job = "The final model is trial=0 of job mobilenet_v2-light-cosine-none"
     numbers = f"log loss {score['value']:.4f}, accuracy {accuracy['value']:.2%}"
     assert summary.headline == f"{of_job}: validation {numbers}."
     assert summary.sentences[0].startswith(f"On 200 validation images, with TTA: log loss {score['value']:.4f} (95% CI")
-    assert "not the winner of the search: trial 0 of job a now ranks first." in text(summary)
+    assert "not the winner of the search: trial=0 of job a now ranks first." in text(summary)
     assert "Search: a is the best job" in text(summary)
     assert list(summary.commands.values()) == [predict_command(night), retrain_command(night)]
     # A member of its ensemble ranks first, and the holdout did not choose the model.

@@ -62,7 +62,8 @@ def tiles(results: Findings) -> list[tuple[str, str, str]]:
     if summary.margin is not None:
         interval = between(summary.margin, signed)
         note = f"95% CI {interval}" if interval else "no confidence interval"
-        key_numbers.append(("Lead over the runner-up", signed(summary.margin.value), note))
+        lead = "Search: lead over the runner-up" if summary.final else "Lead over the runner-up"
+        key_numbers.append((lead, signed(summary.margin.value), note))
     if summary.best in summary.share_best and len(summary.share_best) > 1:
         share = percent(summary.share_best[summary.best], 0)
         key_numbers.append(("Ranked first in", share, "of bootstrap resamples of the images"))
