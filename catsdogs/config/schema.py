@@ -208,7 +208,7 @@ class FitConfig:
     executions_per_trial: Annotated[StrictInt, Field(ge=1, le=1_000)]
     class_weights: Literal["none", "balanced"]  # of the loss; balanced: all classes have the same total weight
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # of the trained layers; weights stay float32
-    keep_weights_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]  # of the best trials of a job, for ensembles
+    keep_weights_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]  # of the best trials of a job, for retrain
 
 
 @dataclass(config=_CONFIG)

@@ -158,7 +158,10 @@ def _train_job(
     epochs_changed = config.fit.epochs != job.result["config"]["fit"].get("epochs")
     records = _with_epochs(config, records, has_validation, epochs_changed)
     members = []
-    epochs = searched_epochs(job, trial) if by_fold and not changed else None
+    # The search trained on the same images, unless no validation images remain; it keeps no weights of new seeds.
+    of_search = has_validation and not changed and not job.execution(trial.trial)
+    epochs = searched_epochs(job, trial) if of_search else None
+    epochs = None if epochs is None or epochs.empty else epochs  # without its history, the model is trained again
     prepare = cache(data.features.prepare)  # only if a model is trained
 
     def train(run: int, listener: Listener) -> Trained:
@@ -181,7 +184,7 @@ def _train_job(
             trained = searched(job, trial, own, run, models, epochs)
             is_new = False
             if trained is not None:
-                log.info("%s: taken from the search, which kept its weights", own_label)
+                log.info("%s: weights of trial %s from the search, nothing trained", own_label, trial.trial)
             elif (trained := read_kept(kept / name, partial(models.untrained_model, own))) is not None:
                 log.info("%s: already trained, continuing from there", own_label)
             else:
@@ -223,7 +226,10 @@ def searched(
     model = models.new_trial(config, config.seed)
     models.set_weights(model, weights)
     history = epochs[epochs["fold"] == run].drop(columns="fold") if "fold" in epochs else epochs
-    return models.full_model(model), history, trial.best_epoch
+    # Of this run; that of the trial is the mean of its runs.
+    own = history[history["epoch"] > trial.first_epoch].dropna(subset="val_log_loss") if len(history) else history
+    best_epoch = own.set_index("epoch")["val_log_loss"].idxmin() if len(own) else trial.best_epoch
+    return models.full_model(model), history, int(best_epoch)
 
 
 def has_fold_models(config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset) -> bool:

@@ -171,7 +171,8 @@ def test_a_failed_job_does_not_stop_the_others_and_is_retried(run, tmp_path):
 @pytest.mark.slow
 def test_retraining_a_hyperband_trial_reproduces_its_score(run, tmp_path):
     """A promoted trial is retrained through its parents, another one for its own epochs."""
-    ok(run("search", *SMALL, "study=h", "tuner=hyperband", "tuner.max_trials=null", "fit.epochs=3", "fit.patience=9"))
+    more = ("fit.epochs=3", "fit.patience=9", "fit.keep_weights_gib=0")
+    ok(run("search", *SMALL, "study=h", "tuner=hyperband", "tuner.max_trials=null", *more))
     job = next((tmp_path / "multirun" / "h").glob("*/trials.csv"))
     trials = pd.read_csv(job, dtype={"trial": str, "parent": str})
     for kind in (trials["parent"].notna(), trials["epoch_budget"] < 3):

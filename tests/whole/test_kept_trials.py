@@ -1,5 +1,6 @@
 """Ensembles of trials whose weights the search kept."""
 
+import dataclasses
 import re
 import shutil
 
@@ -169,3 +170,26 @@ def test_models_of_folds_that_the_search_kept_are_not_trained_again(copied, monk
     pd.testing.assert_frame_equal(kept, trained, rtol=1e-6)
     assert (kept_metrics["epochs"], kept_metrics["best_epoch"]) == (metrics["epochs"], metrics["best_epoch"])
     assert copied.retrain(evaluate_with="auto", tta="none")[0]["validated_by"] == "search"
+
+
+def test_the_trial_of_a_single_split_is_not_trained_again_unless_settings_change(config, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    own = ("split.folds=1", "select.top_k=1", "fit.epochs=3", "fit.executions_per_trial=2")
+    study, train = Study(tmp_path, lambda *overrides: config(*overrides, *own)), training.train
+    study.search()
+    monkeypatch.setattr(training, "train", None)
+    metrics, kept, best = study.retrain(tta="flip")
+    history = pd.read_csv(best / "history.csv")
+    assert re.search("retrain: weights of trial [01] from the search, nothing trained", caplog.text)
+    fit = study.config().fit
+    for changed in ({"fit": dataclasses.replace(fit, epochs=2)}, {"seed": 5}, {"fit_on": "all"}):
+        with pytest.raises(TypeError, match="not callable"):
+            study.retrain(**changed)
+    monkeypatch.setattr(training, "train", train)
+    next((study.folder / FLIP / "weights").glob(f"{metrics['trial']}-0.bin")).write_bytes(bytes(100))
+    again, trained, best = study.retrain(tta="flip")
+    assert metrics["log_loss"] == pytest.approx(again["log_loss"], abs=1e-6)
+    assert (metrics["epochs"], metrics["best_epoch"]) == (again["epochs"], again["best_epoch"])
+    pd.testing.assert_frame_equal(kept, trained, atol=1e-6)
+    repeated = pd.read_csv(best / "history.csv")
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), repeated.drop(columns="seconds"), rtol=1e-5)
