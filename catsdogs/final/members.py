@@ -228,8 +228,8 @@ def searched(
     history = epochs[epochs["fold"] == run].drop(columns="fold") if "fold" in epochs else epochs
     # Of this run; that of the trial is the mean of its runs.
     own = history[history["epoch"] > trial.first_epoch].dropna(subset="val_log_loss") if len(history) else history
-    best_epoch = own.set_index("epoch")["val_log_loss"].idxmin() if len(own) else trial.best_epoch
-    return models.full_model(model), history, int(best_epoch)
+    best_epoch = int(own["epoch"].iloc[own["val_log_loss"].argmin()]) if len(own) else trial.best_epoch
+    return models.full_model(model), history, best_epoch
 
 
 def has_fold_models(config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset) -> bool:
