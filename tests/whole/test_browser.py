@@ -281,6 +281,18 @@ def test_page_fits_the_window(open_page, report, hostile_report, audit_page, wid
         for cell in page.locator("#jobs tbody .figure").all() if file == report else []:
             box = cell.bounding_box()
             assert box["x"] + box["width"] <= width - 16
+        # Labels of axes are neither cut nor overlap.
+        labels = """(plot) => { const box = plot.getBoundingClientRect();
+          const texts = [...plot.querySelectorAll(".xtick text, .ytick text, .annotation-text")]
+            .map((text) => [text.textContent, text.getBoundingClientRect()]).filter(([, at]) => at.width);
+          return texts.filter(([, at], i) => at.left < box.left - 1 || at.right > box.right + 1 || texts.slice(0, i).some(
+            ([, a]) => a.left < at.right - 1 && at.left < a.right - 1 && a.top < at.bottom - 2 && at.top < a.bottom - 2,
+          )).map(([text]) => text); }"""
+        assert page.evaluate(f"[...document.querySelectorAll('.plot')].flatMap({labels})") == [] or file != report
+    page = open_page(report, viewport={"width": 1000, "height": 900})
+    assert (
+        page.evaluate("(([a]) => a.scrollWidth - a.clientWidth)(document.querySelectorAll('#leaderboard .table'))") <= 1
+    )
 
 
 def test_printing_uses_the_light_theme_and_opens_everything(open_page, report):

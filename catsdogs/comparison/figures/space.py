@@ -112,7 +112,9 @@ def _add_axes(plot: go.Figure, axes: list[_Axis], completed: int) -> None:
         plot.add_shape(type="line", x0=0, x1=1, y0=y, y1=y, layer="below")
         plot.add_annotation(x=-0.04, xanchor="left", y=y, yshift=15, text=f"<b>{escape(axis.name, 36)}</b>")
         for x, text in axis.ticks:
-            plot.add_annotation(x=round(x, 4), y=y, yshift=-13, text=text)
+            # At the ends of an axis, a centered label would be cut on a phone.
+            anchor = "left" if x < 0.04 else "right" if x > 0.96 else "center"
+            plot.add_annotation(x=round(x, 4), xanchor=anchor, y=y, yshift=-13, text=text)
     # Colors change halfway between the last trial of a bin and the first of the next.
     colors, firsts = _color_bins(completed)
     losses = axes[-1].positions
@@ -129,8 +131,12 @@ def _axis(values: pd.Series, log: bool) -> tuple[np.ndarray, list[tuple[float, s
         positions = np.log10(positions) if log else positions
         positions -= np.nanmin(positions)
         positions /= np.nanmax(positions) or 1.0
-        texts = [f"{tick:.3g}" for tick in ticks]
-        return positions[: len(values)], list(zip(positions[len(values) :], texts, strict=True))
+        labels = list[tuple[float, str]]()
+        for at, text in zip(positions[len(values) :], (f"{tick:.3g}" for tick in ticks), strict=True):
+            # Half the characters of both labels must fit between them on a phone, where one takes 2% of the axis.
+            if not labels or at - labels[-1][0] > 0.011 * (len(text) + len(labels[-1][1])) + 0.02:
+                labels.append((at, text))
+        return positions[: len(values)], labels
     codes, categories = _categories(values)
     step = math.ceil(len(categories) / _MOST_TICKS)
     longest = max(6, 48 // len(categories))

@@ -30,7 +30,7 @@
         plot_bgcolor: "rgba(0,0,0,0)",
         shapedefaults: { line: { color: line, width: 1 } },
         xaxis: axis,
-        yaxis: axis,
+        yaxis: { ...axis, ticklabelstandoff: 6 },  // the lowest label would touch the first one of the x axis
       },
       data: {
         bar: [{ marker: { line: { color: color("paper"), width: 1 } } }],
