@@ -102,7 +102,7 @@ def learning_curves(study_data: StudyData) -> list[figure.Figure]:
         "log_loss": "Training log loss",
         rate[0]: f"{rate[1]} of each epoch",
     }
-    plots = []
+    plots = list[figure.Figure]()
     for column, title in titles.items():
         if column in epochs and epochs[column].notna().any():
             plot = _curves(study_data, column, 380 if "log_loss" in column else 260)
