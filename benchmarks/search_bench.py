@@ -337,10 +337,10 @@ def race(
             top = pool[: rules.leaders]
             leaders = np.stack([at(trial, number) for trial in top]) if top else np.empty((0, 0))
             going = [trial for trial in going if trial not in ended]
-            verdicts = {trial: behind_all(at(trial, number), leaders) for trial in going if trial not in top}
-            for trial, verdict in verdicts.items():
-                if verdict is not None:
-                    leader, difference = verdict
+            decisions = {trial: behind_all(at(trial, number), leaders) for trial in going if trial not in top}
+            for trial, decision in decisions.items():
+                if decision is not None:
+                    leader, difference = decision
                     known[trial] = known[top[leader]] + difference.value
                     going.remove(trial)
             if not going:

@@ -45,9 +45,9 @@ def test_trial_is_compared_with_every_leader():
     losses = np.random.default_rng(0).gamma(1, 0.3, 200)
     assert behind_all(losses, np.stack([losses - 0.2, losses - 0.1])) is None  # fewer than three
     assert behind_all(losses, np.stack([losses - 0.2, losses - 0.1, losses[::-1]])) is None
-    verdict = behind_all(losses, np.stack([losses - 0.2, losses - 0.1, losses - 0.3]))
-    assert verdict is not None
-    assert verdict[0] == 1
+    decision = behind_all(losses, np.stack([losses - 0.2, losses - 0.1, losses - 0.3]))
+    assert decision is not None
+    assert decision[0] == 1
 
 
 def test_training_ends_with_patience_or_a_divergence():
