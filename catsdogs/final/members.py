@@ -181,10 +181,9 @@ def _train_job(
             own_label = f"{label}, fold {number + 1}/{len(folds)}" if by_fold else label
             name = f"{job.name}-{number if by_fold else 'all'}"
             own = with_values(config, trial.hyperparameters)
-            trained = searched(job, trial, own, run, models, epochs)
-            is_new = False
+            trained, is_new = searched(job, trial, own, run, models, epochs), False
             if trained is not None:
-                log.info("%s: weights of trial %s from the search, nothing trained", own_label, trial.trial)
+                log.info("%s: weights of trial=%s from the search, nothing trained", own_label, trial.trial)
             elif (trained := read_kept(kept / name, partial(models.untrained_model, own))) is not None:
                 log.info("%s: already trained, continuing from there", own_label)
             else:

@@ -8,7 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import search_bench
-from search_bench import POINTS, Ledger, Race, Table, behind_all, epochs_trained, keras_tuner, race, run, stages
+from search_bench import Ledger, Race, behind_all, epochs_trained, keras_tuner, race, run, stages
+from search_table import POINTS, Table
 
 
 @pytest.fixture(scope="module")

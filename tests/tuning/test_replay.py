@@ -94,7 +94,7 @@ def test_more_trials_extend_a_search(oracle, tmp_path, name, pad):
     assert [record.trial for record in uninterrupted] == [str(number) for number in range(len(uninterrupted))]
 
 
-OTHER = r"job j: cannot resume .*trial . has .*dropout=.* now proposed: .*study=NAME"
+OTHER = r"job j: cannot resume .*trial=. has .*dropout=.* now proposed: .*study=NAME"
 CHANGES = dict.fromkeys(("seed=5", "space.l2.low=1e-5", "~space.l2", "tuner=grid"), OTHER)
 CHANGES["tuner.max_trials=3"] = r"job j: it has 4 finished trials.*set tuner.max_trials to at least 4"
 

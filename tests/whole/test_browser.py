@@ -231,7 +231,7 @@ def test_parallel_coordinates_highlight_and_filter_trials(open_page, report):
     page.mouse.move(*pixels(page, (x[1], y[1]))[0], steps=5)
     until(page, f"{highlight}.visible === true")
     assert page.evaluate(f"[{highlight}.x, {highlight}.y]") == [x, y]
-    expect(page.locator("#plot-coordinates .hoverlayer")).to_contain_text(re.compile(r"trial \d+.*log loss 0\.\d"))
+    expect(page.locator("#plot-coordinates .hoverlayer")).to_contain_text(re.compile(r"trial=\d+.*log loss 0\.\d"))
     page.mouse.move(5, 5, steps=5)
     until(page, f"{highlight}.visible === false")
 

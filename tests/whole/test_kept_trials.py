@@ -180,7 +180,7 @@ def test_the_trial_of_a_single_split_is_not_trained_again_unless_settings_change
     monkeypatch.setattr(training, "train", None)
     metrics, kept, best = study.retrain(tta="flip")
     history = pd.read_csv(best / "history.csv")
-    assert re.search("retrain: weights of trial [01] from the search, nothing trained", caplog.text)
+    assert re.search("retrain: weights of trial=[01] from the search, nothing trained", caplog.text)
     fit = study.config().fit
     for changed in ({"fit": dataclasses.replace(fit, epochs=2)}, {"seed": 5}, {"fit_on": "all"}):
         with pytest.raises(TypeError, match="not callable"):
