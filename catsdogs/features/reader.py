@@ -30,6 +30,7 @@ from catsdogs.features.engine import InferenceEngine, build_engine
 from catsdogs.features.store import FULL, Store, StoredActivations
 from catsdogs.network.backbones import LoadedBackbone
 from catsdogs.network.cut import PIXELS, Cut, prefix
+from catsdogs.study.estimate import Fills
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class FeatureReader:
         }
         self._open: dict[tuple[Cut, View], StoredActivations] = {}
         self._engines: dict[tuple[Cut, ...], InferenceEngine] = {}
+        self._fill_seconds = 0.0
         self._lock = threading.RLock()
         # The error that stopped reading. Keras reads in TensorFlow's threads, which wrap it in their own error.
         self.problem: UserError | OSError | None = None
@@ -137,6 +139,11 @@ class FeatureReader:
             # TensorFlow keeps this object alive, and open memory maps count as memory of this process.
             self._open.clear()
 
+    def fills(self) -> Fills:
+        """Return the time that filling the store, or waiting for another process that fills it, took so far."""
+        views = {view for _, view in list(self._open) if view.kind == "train"}
+        return Fills(self._fill_seconds, len(views), self.views if self._stored else 0)
+
     def summary(self) -> dict[str, Any]:
         """Return the `features` of result.json: how the inputs were computed."""
         return {
@@ -178,7 +185,9 @@ class FeatureReader:
                         images, produce = len(self._rows[view.kind]), partial(self._produce, view)
                         shapes = {self._keys[one, view]: (images, *one.shape) for one in self._cuts}
                         keep = self._keys.values()
+                        started = time.monotonic()
                         self._store.fill(self._groups[view], shapes, self._settings.dtype, produce, keep)
+                        self._fill_seconds += time.monotonic() - started
                         stored = self._store.open(key)
                     if stored is None:  # two jobs that do not fit together would evict each other forever
                         raise OSError(errno.ENOSPC, "another job evicted activations as soon as they were stored")

@@ -32,6 +32,7 @@ from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
 from catsdogs.network.trial_model import TrialModels
 from catsdogs.pages.formats import counted
+from catsdogs.study.estimate import JobEstimate
 from catsdogs.study.identity import changes, fingerprint
 from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, VALIDATION, validation_table
 from catsdogs.study.jobs import JobRecord, chosen_trial
@@ -296,7 +297,7 @@ def _with_epochs(
 def _log_progress(label: str, records: list[TrialRecord], fold: Fold) -> Listener:
     """Log the start of a training, and return a listener that logs its progress."""
     epochs = max(record.epoch_budget or 0 for record in records)
-    progress = JobProgress(label, 1, epochs)
+    progress = JobProgress(label, 1, JobEstimate(1, epochs))
     images = counted(len(fold.train_rows), "image")
     log.info("%s: training on %s for up to %s", label, images, counted(epochs, "epoch"))
     return lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs)

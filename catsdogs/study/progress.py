@@ -14,6 +14,7 @@ from typing import Any
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import parse_timestamp
 from catsdogs.base.text import counted, format_duration, sanitize_line, time_left
+from catsdogs.study.estimate import JobEstimate
 from catsdogs.study.jobs import FAILED, RUNNING, JobRecord, read_job
 from catsdogs.study.plan import Plan, deleted_jobs, read_plan
 from catsdogs.study.trials import TrialRecord, best_trial
@@ -21,35 +22,35 @@ from catsdogs.study.trials import TrialRecord, best_trial
 log = logging.getLogger(__name__)
 
 WITHIN_EPOCH_SECONDS = 30.0  # between two lines inside one epoch
-LEAST_EPOCHS = 0.05  # before the time left is printed: in less, one slow batch would become hours
 
 
 class JobProgress:
     """Log of the epochs and trials of a job, with the time left.
 
-    `label` starts every line, such as `job 2/4 mobilenet_v2-flip-cosine-none`. `trials` and `epochs_per_trial`, summed
-    over executions, are the largest numbers; None: unknown. `study_line` returns a line after every trial, or None.
+    `label` starts every line, such as `job 2/4 mobilenet_v2-flip-cosine-none`. `trials` is the largest number; None:
+    unknown. `study_line` returns a line after every trial, or None.
     """
 
     def __init__(
         self,
         label: str,
         trials: int | None,
-        epochs_per_trial: int,
+        estimate: JobEstimate,
         study_line: Callable[[], str | None] | None = None,
         earlier: Sequence[TrialRecord] = (),
     ) -> None:
         self._label = label
         self._trials = trials
-        self._epochs_per_trial = epochs_per_trial
+        self._estimate = estimate
         self._study_line = study_line
-        self._started = time.monotonic()
         self._trials_done = len(earlier)
-        self._trials_before_epochs = float(len(earlier) * epochs_per_trial)
-        self._pace_from: tuple[float, float] | None = None
         best = best_trial(earlier)
         self._best = math.inf if best is None or best.val_log_loss is None else best.val_log_loss
         self._last_line = 0.0
+
+    def trial_started(self, depth: int) -> None:
+        """Start a trial at an unfreeze depth."""
+        self._estimate.start(depth)
 
     def epoch(
         self, epochs_done: int, share: float, epoch: int, epochs: int, logs: dict[str, float] | None, fold: str = ""
@@ -60,10 +61,7 @@ class JobProgress:
         `logs` is None within an epoch. `fold` is `2/5` with several folds, whose single scores do not count as best.
         """
         now = time.monotonic()
-        done = self._trials_done * self._epochs_per_trial + epochs_done + share
-        if self._pace_from is None:
-            # Measured from the first batch: the store is filled and the model traced only once before it.
-            self._pace_from = (now, done) if logs is None else (self._started, self._trials_before_epochs)
+        self._estimate.progress(epochs_done + share, logs is None)
         if logs is None and (share >= 1 or now - self._last_line < WITHIN_EPOCH_SECONDS):
             return
         self._last_line = now
@@ -76,11 +74,12 @@ class JobProgress:
             self._best = min(self._best, loss) if math.isfinite(loss) and not fold else self._best
             status = f"val_log_loss {loss:.4f}" if "val_log_loss" in logs else f"log_loss {loss:.4f}"
             status += f" (best {self._best:.4f})" if math.isfinite(self._best) else ""
-        log.info("%s: %s: %s%s", self._label, position, status, self._left(done))
+        log.info("%s: %s: %s%s", self._label, position, status, self._left())
 
     def trial_done(self, val_log_loss: float | None = None) -> None:
         """Count a trial as done, also the epochs that it skipped, and log the study; its tables must be written."""
         self._trials_done += 1
+        self._estimate.finish()
         if val_log_loss is not None:
             self._best = min(self._best, val_log_loss)
         if self._study_line is None:
@@ -92,15 +91,9 @@ class JobProgress:
             # It reads files that other processes write; a progress line must not stop the search.
             log.warning("%s: cannot read the progress of the study (%s)", self._label, error)
 
-    def _left(self, epochs_done: float) -> str:
-        """Return the time left at the measured pace, if no trial stops early; "" if unknown."""
-        assert self._pace_from is not None
-        since, epochs_before = self._pace_from
-        if self._trials is None or epochs_done - epochs_before < LEAST_EPOCHS:
-            return ""
-        per_epoch = (time.monotonic() - since) / (epochs_done - epochs_before)
-        left = time_left(per_epoch * (self._trials * self._epochs_per_trial - epochs_done))
-        return f"{left} in this job" if left else ""
+    def _left(self) -> str:
+        left = self._estimate.left()
+        return f"{text} in this job" if left is not None and (text := time_left(left)) else ""
 
 
 def study_line(study: Path) -> str | None:

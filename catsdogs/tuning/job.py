@@ -28,6 +28,7 @@ from catsdogs.data.fitting import fit_to_data
 from catsdogs.network.startup import start_keras
 from catsdogs.scoring.classes import STEPS
 from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job, with_values_of_job
+from catsdogs.study.estimate import JobEstimate
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.job_tables import HISTORY, SELECT, TRIALS, VALIDATION, JobTables, ResumeState, load_resume_state
 from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING
@@ -243,7 +244,9 @@ class _JobRun:
         self._result.update(trials={"planned": planned}, machine=machine(accelerators()))
         write_json(location.folder / RESULT, self._result)
         epochs = config.fit.epochs * config.fit.executions_per_trial * len(data.folds)
-        progress = JobProgress(location.label, planned, epochs, lambda: study_line(location.study), state.records)
+        earlier = [record.epochs * epochs // config.fit.epochs for record in state.records]
+        estimate = JobEstimate(planned, epochs, list(models.cuts), data.features.fills, earlier)
+        progress = JobProgress(location.label, planned, estimate, lambda: study_line(location.study), state.records)
         names = ["id", "label", *(["fold"] if len(data.folds) > 1 else [])]
         validation = dataset.rows.iloc[data.validation_rows][names].astype({"label": int})
         tables = JobTables(location.folder, validation, state, dataset.classes)

@@ -18,6 +18,7 @@ import pandas as pd
 from catsdogs.base.files import free_name, write_csv
 from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.config.schema import SearchConfig
+from catsdogs.study.estimate import JobEstimate
 from catsdogs.study.job_tables import SELECT
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import TrialRecord, ranked, summary
@@ -43,7 +44,9 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
     """
     repeats = config.select.repeats
     candidates = ranked(search.records)[: config.select.top_k]
-    progress = JobProgress(f"{label}, selection", len(candidates) * repeats, config.fit.epochs * search.folds)
+    trainings = len(candidates) * repeats
+    estimate = JobEstimate(trainings, config.fit.epochs * search.folds, fills=search.fills)
+    progress = JobProgress(f"{label}, selection", trainings, estimate)
     # The first execution that is not part of the search.
     execution = config.fit.executions_per_trial
     table, predictions = _repeat(search, candidates, range(execution, execution + repeats), progress, folder / SELECT)

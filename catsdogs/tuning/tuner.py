@@ -29,6 +29,7 @@ from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.devices import distributed
 from catsdogs.network.trial_model import TrialModel, TrialModels
+from catsdogs.study.estimate import Fills
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.plan import StudyTimeout, check_timeout
 from catsdogs.study.progress import JobProgress
@@ -157,6 +158,10 @@ class Search:
         self.delete_unneeded_weights()
         self._progress.trial_done(record.val_log_loss)
 
+    def fills(self) -> Fills:
+        """Return what this process has filled of the activation store."""
+        return self._data.features.fills()
+
     def train(
         self,
         record: TrialRecord,
@@ -171,6 +176,8 @@ class Search:
         single training with a log loss that is not below `score_to_beat`.
         """
         self.tables.forget_epochs()
+        if progress is not None:
+            progress.trial_started(with_values(self._config, record.hyperparameters).model.unfreeze_depth)
         rows, folds = self._data.validation_rows, self._data.folds
         probabilities = np.full((len(rows), len(self._data.classes)), np.nan)
         runs = list(itertools.product(executions, range(len(folds))))

@@ -7,6 +7,7 @@ import pytest
 from studies import STARTED, write_job
 
 from catsdogs.base.files import read_json, write_json
+from catsdogs.study.estimate import Fills, JobEstimate
 from catsdogs.study.progress import JobProgress, line, study_line
 
 EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
@@ -125,27 +126,27 @@ def test_the_time_left_is_limited(study):
 def clock(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     now = [0.0]
-    monkeypatch.setattr("catsdogs.study.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 
 def test_time_left_is_pace_times_remaining_epochs(clock, caplog):
-    progress = JobProgress("job 1/3 x", trials=2, epochs_per_trial=4)
+    progress = JobProgress("job 1/3 x", 2, JobEstimate(2, 4))
     clock[0] = 10
     progress.epoch(0, 1.0, 0, 4, {"val_log_loss": 0.5})
     assert "job 1/3 x: trial 1/2, epoch 1/4: val_log_loss 0.5000 (best 0.5000), about 70 s left in this" in caplog.text
     assert not any(record.message.startswith("study") for record in caplog.records)
-    # A trial that stopped early counts with all epochs.
+    # A trial with more epochs than any other may use all of them.
     progress.trial_done()
     clock[0] = 25
     progress.epoch(0, 1.0, 0, 4, {"val_log_loss": 0.7})
-    assert "val_log_loss 0.7000 (best 0.5000), about 15 s left in" in caplog.text
+    assert "val_log_loss 0.7000 (best 0.5000), about 38 s left in" in caplog.text
     progress.epoch(3, 1.0, 3, 4, {"val_log_loss": 0.6})
     assert caplog.messages[-1].endswith("val_log_loss 0.6000 (best 0.5000)")
 
 
 def test_within_an_epoch_lines_are_30_seconds_apart(clock, caplog):
-    progress = JobProgress("j", trials=1, epochs_per_trial=2)
+    progress = JobProgress("j", 1, JobEstimate(1, 2))
     for second in range(1, 100):
         clock[0] = second
         progress.epoch(0, second / 100, 0, 2, None)
@@ -153,13 +154,13 @@ def test_within_an_epoch_lines_are_30_seconds_apart(clock, caplog):
 
 
 def test_an_unknown_number_of_trials_has_no_time_left(clock, caplog):
-    JobProgress("j", trials=None, epochs_per_trial=2).epoch(0, 1.0, 0, 2, {"val_log_loss": 0.5})
+    JobProgress("j", None, JobEstimate(None, 2)).epoch(0, 1.0, 0, 2, {"val_log_loss": 0.5})
     assert "trial 1/?" in caplog.text
     assert "left" not in caplog.text
 
 
 def test_pace_excludes_the_time_before_the_first_batch(clock, caplog):
-    progress = JobProgress("j", trials=2, epochs_per_trial=2)
+    progress = JobProgress("j", 2, JobEstimate(2, 2))
     clock[0] = 1000
     progress.epoch(0, 0.01, 0, 2, None)
     assert "left" not in caplog.text
@@ -170,7 +171,7 @@ def test_pace_excludes_the_time_before_the_first_batch(clock, caplog):
 
 
 def test_best_is_of_trials_and_not_of_single_folds(clock, caplog):
-    progress = JobProgress("j", trials=2, epochs_per_trial=2)
+    progress = JobProgress("j", 2, JobEstimate(2, 2))
     progress.epoch(0, 1.0, 0, 1, {"val_log_loss": 0.1}, "1/2")
     progress.epoch(1, 1.0, 0, 1, {"val_log_loss": 0.5}, "2/2")
     progress.trial_done(0.3)
@@ -185,8 +186,39 @@ def test_best_is_of_trials_and_not_of_single_folds(clock, caplog):
 
 def test_the_study_line_is_logged_after_every_trial_and_its_errors_are_warnings(clock, caplog):
     lines = iter(["study s: 1/2 trials", None])
-    progress = JobProgress("j", 2, 4, lambda: next(lines))
+    progress = JobProgress("j", 2, JobEstimate(2, 4), lambda: next(lines))
     for _ in range(3):
         progress.trial_done()
     assert caplog.messages[0] == "study s: 1/2 trials"
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+
+
+@pytest.mark.parametrize(("cold", "cost"), [(False, (1, 3)), (True, (1, 3)), (True, (4, 4))])
+def test_one_time_costs_are_not_charged_to_every_trial(clock, cold, cost):
+    """Views take 50 s, tracing a depth 20 s, and an epoch `cost` at depths 0 and 10: the estimate is right."""
+    filled, traced, moments = set(), set(), []
+    depths = [0, 10, 0, 10, 0, 10]
+
+    def fills():
+        return Fills(50.0 * len(filled) if cold else 0.0, len(filled) if cold else 5, 5)
+
+    estimate = JobEstimate(len(depths), 5, [0, 10], fills)
+    for depth in depths:
+        estimate.start(depth)
+        clock[0] += 20 * (depth not in traced)
+        traced.add(depth)
+        for epoch in range(5):
+            if epoch not in filled:
+                filled.add(epoch)
+                clock[0] += 50 * cold
+            if not epoch:
+                estimate.progress(0.0, first_batch=True)
+            clock[0] += cost[depth > 0]
+            estimate.progress(epoch + 1.0, first_batch=False)
+            moments.append((clock[0], estimate.left()))
+        estimate.finish()
+        moments.append((clock[0], estimate.left()))
+    errors = [abs(left - (clock[0] - now)) for now, left in moments[:-1]]
+    # In the first trial, depth 10 counts as fast as depth 0.
+    assert max(errors) <= 35
+    assert max(errors[8:]) <= 5

@@ -15,6 +15,7 @@ from catsdogs.data.views import ORIGINAL
 from catsdogs.network.trial_model import TrialModels
 from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.scores import score_images
+from catsdogs.study.estimate import JobEstimate
 from catsdogs.study.job_tables import JobTables, ResumeState
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import best_trial, lineage, read_trials
@@ -35,7 +36,7 @@ def tuner(config, training_data, prepared, tmp_path):
         validation = pd.DataFrame({"id": rows.astype(str), "label": training_data.labels[rows].astype(int)})
         data, models = prepared(job)
         tables = JobTables(folder, validation, ResumeState(), training_data.classes)
-        return Search(job, build_oracle(job), data, models, tables, JobProgress("job", 3, 2))
+        return Search(job, build_oracle(job), data, models, tables, JobProgress("job", 3, JobEstimate(3, 2)))
 
     return build
 
