@@ -221,4 +221,5 @@ def test_one_time_costs_are_not_charged_to_every_trial(clock, cold, cost):
     errors = [abs(left - (clock[0] - now)) for now, left in moments[:-1]]
     # In the first trial, depth 10 counts as fast as depth 0.
     assert max(errors) <= 35
-    assert max(errors[8:]) <= 5
+    # A trial that has not started may have the other depth.
+    assert max(errors[8:]) <= 10
