@@ -22,6 +22,7 @@ from catsdogs.base.provenance import machine, utc_timestamp, versions
 from catsdogs.base.records import check_table_size
 from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.base.text import counted, format_duration
+from catsdogs.config.hyperparameters import unfreeze_depths
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.data.fitting import fit_to_data
@@ -245,7 +246,7 @@ class _JobRun:
         write_json(location.folder / RESULT, self._result)
         epochs = config.fit.epochs * config.fit.executions_per_trial * len(data.folds)
         earlier = [record.epochs * epochs // config.fit.epochs for record in state.records]
-        estimate = JobEstimate(planned, epochs, list(models.cuts), data.features.fills, earlier)
+        estimate = JobEstimate(planned, epochs, unfreeze_depths(config), data.features.fills, earlier)
         progress = JobProgress(location.label, planned, estimate, lambda: study_line(location.study), state.records)
         names = ["id", "label", *(["fold"] if len(data.folds) > 1 else [])]
         validation = dataset.rows.iloc[data.validation_rows][names].astype({"label": int})
