@@ -196,7 +196,9 @@ def test_the_study_line_is_logged_after_every_trial_and_its_errors_are_warnings(
 @pytest.mark.parametrize(("cold", "cost"), [(False, (1, 3)), (True, (1, 3)), (True, (4, 4))])
 def test_one_time_costs_are_not_charged_to_every_trial(clock, cold, cost):
     """Views take 50 s, tracing a depth 20 s, and an epoch `cost` at depths 0 and 10: the estimate is right."""
-    filled, traced, moments = set(), set(), []
+    filled: set[int] = set()
+    traced: set[int] = set()
+    moments: list[tuple[float, float | None]] = []
     depths = [0, 10, 0, 10, 0, 10]
 
     def fills():
