@@ -83,9 +83,11 @@ def _without_startup_lines() -> Iterator[None]:
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)
-            captured.seek(0)
-            os.write(stderr, b"".join(line for line in captured if not _STARTUP_LINE.match(line)))
             os.close(stderr)
+            captured.seek(0)
+            # Python's stream, because it may be one that discards what it cannot write; see `continue_without_output`.
+            if others := b"".join(line for line in captured if not _STARTUP_LINE.match(line)):
+                sys.stderr.write(others.decode(errors="backslashreplace"))
 
 
 def _ignored(file: Path) -> str:

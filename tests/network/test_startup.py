@@ -1,5 +1,8 @@
 import json
 import os
+import shlex
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
@@ -26,6 +29,15 @@ def test_keras_starts_with_its_defaults_and_its_folder_for_weights(tmp_path):
     # And not a line of TensorFlow.
     (line,) = done.stderr.splitlines()
     assert line == f"{tmp_path}/keras.json: ignored (floatx=bfloat16, epsilon=1, image_data_format=channels_first)"
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+def test_keras_starts_without_standard_error(redirection):
+    code = "from catsdogs.base.output import continue_without_output as start; start();"
+    code += "from catsdogs.network.startup import start_keras; start_keras(); print('started')"
+    command = f"{shlex.join([sys.executable, '-c', code])} {redirection}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("started\n", 0)
 
 
 def test_only_startup_lines_are_discarded_and_only_by_default(monkeypatch, capfd):
