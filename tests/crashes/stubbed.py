@@ -144,7 +144,7 @@ def warm_up() -> None:
     for module in ("study.jobs", "study.job_tables", "comparison.study_data"):
         patches.setattr(f"catsdogs.{module}.read_trials", _remembering(trials.read_trials, _content))
     patches.setattr("hydra.core.utils._save_config", lambda *arguments: None)
-    patches.setattr("catsdogs.comparison.page.writing.render", lambda *arguments, **names: "<title>report</title>")
+    patches.setattr("catsdogs.comparison.page.writing._report", lambda *arguments: "<title>report</title>")
     patches.setattr("os.fsync", lambda handle: None)
     gc.collect()
     gc.freeze()
