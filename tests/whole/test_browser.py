@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from catsdogs.data_audit.page import write_page
 
 pytestmark = pytest.mark.browser
 LOCAL = ("file:", "data:", "blob:")
+AXE = "axe-core@4.14"
 
 
 def until(page, expression):
@@ -81,6 +83,16 @@ def audit_page(tmp_path_factory):
     folder = open_images(folder_of(output / ("long " * 20 + EVIL[:8]), members), output / "cache", 0)
     write_page(output / "audit.html", audit_images(folder.root, folder, [], None, output / "cache"), [])
     return output / "audit.html"
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """Source of axe-core, a checker of accessibility."""
+    if shutil.which("npm") is None:
+        pytest.skip(f"npm is missing, which fetches {AXE}")
+    folder = tmp_path_factory.mktemp("axe")
+    subprocess.run(["npm", "install", "--prefer-offline", "--no-audit", "--prefix", folder, AXE], check=True)
+    return (folder / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -283,9 +295,10 @@ def test_page_fits_the_window(open_page, report, hostile_report, audit_page, wid
             assert box["x"] + box["width"] <= width - 16
         # Labels of axes are neither cut nor overlap.
         labels = """(plot) => { const box = plot.getBoundingClientRect();
-          const texts = [...plot.querySelectorAll(".xtick text, .ytick text, .annotation-text")]
+          const texts = [...plot.querySelectorAll(".xtick text, .ytick text, .ytitle, .y2title, .annotation-text")]
             .map((text) => [text.textContent, text.getBoundingClientRect()]).filter(([, at]) => at.width);
-          const outside = (at) => at.left < box.left - 1 || at.right > box.right + 1;
+          const outside = (at) => at.left < box.left - 1 || at.right > box.right + 1
+            || at.top < box.top - 1 || at.bottom > box.bottom + 1;
           return texts.filter(([, at], i) => outside(at) || texts.slice(0, i).some(
             ([, a]) => a.left < at.right - 1 && at.left < a.right - 1 && a.top < at.bottom - 2 && at.top < a.bottom - 2,
           )).map(([text]) => text); }"""
@@ -296,20 +309,31 @@ def test_page_fits_the_window(open_page, report, hostile_report, audit_page, wid
     )
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_accessibility_rule_is_violated(open_page, axe, report, hostile_report, audit_page, scheme):
+    for file in (report, hostile_report, audit_page):
+        page = open_page(file, color_scheme=scheme)
+        draw_everything(page)
+        page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+        page.evaluate(axe)
+        violations = page.evaluate("axe.run()")["violations"]
+        assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in violations] == []
+
+
 def test_printing_uses_the_light_theme_and_opens_everything(open_page, report):
     page = open_page(report, color_scheme="dark")
     data = page.pdf(prefer_css_page_size=True)
-    assert 5 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 25
+    assert 5 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 8
     # Thumbnails of the gallery.
     assert len(re.findall(rb"/Subtype\s*/Image", data)) >= page.locator("img").count() > 10
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    until(page, "[...document.querySelectorAll('.plot')].every(plot => plot._fullLayout?.width <= 680)")
+    until(page, "[...document.querySelectorAll('.plot')].every(plot => plot._fullLayout?.width <= 970)")
     light = "rgb(31, 35, 40)"  # --text in report.css
     colors = "[...new Set([...document.querySelectorAll('.plot')].map(plot => plot._fullLayout.font.color))]"
     assert page.evaluate(colors) == [light]
     assert page.locator("details:not([open])").count() == 0
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    until(page, "document.getElementById('plot-intervals')._fullLayout.width > 900")
+    until(page, "document.getElementById('plot-intervals')._fullLayout.width > 1000")
     assert light not in page.evaluate(colors)
     assert page.locator("details[open]").count() == 0
     page.emulate_media(media="print")

@@ -106,9 +106,9 @@ def learning_curves(study_data: StudyData) -> list[figure.Figure]:
     for column, title in titles.items():
         if column in epochs and epochs[column].notna().any():
             plot = _curves(study_data, column, 380 if "log_loss" in column else 260)
-            plot.update_yaxes(
-                title_text=title.lower(), **(axis if "log_loss" in column else _rate_axis(epochs, column))
-            )
+            loss = "log_loss" in column
+            name = title.lower() if loss else "learning rate"  # the complete title is longer than the axis
+            plot.update_yaxes(title_text=name, **(axis if loss else _rate_axis(epochs, column)))
             about = f"{title}, over epochs: a thin line per trial, and a thick line for the best trial of each job."
             plots.append(figure.Figure(f"curve-{len(plots)}", plot, f"{title}, over epochs", about, "epochs"))
     return plots

@@ -139,7 +139,7 @@
     });
   }
 
-  // Printing: light theme, all figures drawn at the width of the paper, all details open
+  // Printing: light theme, all figures drawn at the width of the paper (with the zoom of report.css), all details open
   const closed = [];
   function beforePrint() {
     if (printing) return;
@@ -150,7 +150,7 @@
     }
     for (const plot of plots) {
       draw(plot);
-      Plotly.relayout(plot, { autosize: false, width: plot.closest(".plots") ? 330 : 680, template: template() });
+      Plotly.relayout(plot, { autosize: false, width: plot.closest(".plots") ? 470 : 970, template: template() });
     }
   }
   function afterPrint() {
