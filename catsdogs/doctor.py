@@ -18,6 +18,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.text import binary_size, counted, listed
 from catsdogs.config.locations import add_cache_option, conf_dir, expanded, sweeps_dir, typed_path
 from catsdogs.network.startup import check_backend, start_keras
 
@@ -59,7 +60,7 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
         if not finding.ok:
             problems += 1
             print(f"         {finding.fix}")
-    print(f"\n{problems} problem{'s' if problems > 1 else ''} found, see above" if problems else "\nAll checks passed")
+    print(f"\n{counted(problems, 'problem')} found, see above" if problems else "\nAll checks passed")
     return 1 if problems else 0
 
 
@@ -104,7 +105,6 @@ def _packages(backend: str) -> Iterator[Finding]:
 
 def _cache(cache: Path) -> Finding:
     from catsdogs.base.files import check_writable, free_bytes
-    from catsdogs.base.text import binary_size
 
     fix = "set CATSDOGS_CACHE, or pass --cache here and cache= to search, to a writable folder on a larger disk"
     try:
@@ -168,7 +168,6 @@ def _backbones() -> list[str]:
 
 def _data(options: argparse.Namespace) -> Iterator[Finding]:
     """Load the images as a search does, which logs the skipped ones; report which are used, and duplicates."""
-    from catsdogs.base.text import listed
     from catsdogs.config.schema import DataConfig, SplitConfig
     from catsdogs.data.dataset import load_dataset
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_page, check_writable
-from catsdogs.base.text import sanitize_line
+from catsdogs.base.text import counted, sanitize_line
 from catsdogs.config.locations import expanded, typed_path, typed_study
 from catsdogs.study.jobs import RESULT
 from catsdogs.study.plan import PLAN
@@ -87,7 +87,7 @@ def _export(options: argparse.Namespace, study_data: "StudyData", home: Path) ->
 
         folder = Path(options.tensorboard or home / "tensorboard")
         trials = write_tensorboard(study_data, folder)
-        print(f"\nTensorBoard: {trials} trial{'s' if trials != 1 else ''}; ", end="")
+        print(f"\nTensorBoard: {counted(trials, 'trial')}; ", end="")
         print(sanitize_line(f"tensorboard --logdir {shlex.quote(str(folder))}"))
     if options.mlflow is not None:
         from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
@@ -96,7 +96,7 @@ def _export(options: argparse.Namespace, study_data: "StudyData", home: Path) ->
         runs = write_mlflow(study_data, uri)
         # A URI of the user may contain a password, so it is not printed.
         command = "" if options.mlflow else f"; mlflow ui --backend-store-uri {shlex.quote(uri)}"
-        print(f"\nMLflow: {runs} run{'s' if runs != 1 else ''}{sanitize_line(command)}")
+        print(f"\nMLflow: {counted(runs, 'run')}{sanitize_line(command)}")
 
 
 def main() -> int:

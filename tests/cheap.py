@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.data.dataset import Dataset
+from catsdogs.features.reader import Fills
 from catsdogs.scoring.classes import DEFAULT
-from catsdogs.study.estimate import Fills
 from catsdogs.study.weight_files import read_arrays
 from catsdogs.training.execution import Training
 
@@ -75,7 +75,7 @@ class Job:
 
         features: Any = SimpleNamespace(problem=None, views=1, at_cut=lambda cut: None)
         features.prepare, features.reading, features.summary = lambda: None, contextlib.nullcontext, dict
-        features.fills = Fills
+        features.fills = lambda: Fills(0.0, 0, 0)
         return TrialData(features, DEFAULT, DEFAULT.targets(self.labels), tuple(folds)), Models()
 
     def reset(self) -> None:

@@ -117,6 +117,11 @@ def test_long_and_hostile_names_fit_the_terminal(tmp_path, width):
         assert not {"\x1b", "…"} & set(text)
 
 
+def test_trials_are_counted_out_of_those_planned_also_of_a_job_that_stopped(tmp_path):
+    write_job(tmp_path / "s", {"backbone": "b"}, trials=6, planned=8)
+    assert "6/8" in printed([tmp_path / "s"], 100)
+
+
 def test_corrupted_and_missing_results_are_not_an_error(tmp_path, study, command, quick):
     file = next(study.glob("*/result.json"))
     write_json(file, {**read_json(file), "seconds": "long"})

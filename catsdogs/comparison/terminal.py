@@ -10,7 +10,7 @@ from catsdogs.comparison.study_data import StudyData
 from catsdogs.comparison.summary import Summary, summarize
 from catsdogs.pages.formats import MISSING, between, count, loss, percent, time_spent, value, words
 from catsdogs.scoring.intervals import Estimate
-from catsdogs.study.jobs import FAILED, OK, RUNNING
+from catsdogs.study.jobs import FAILED, OK
 
 # Width of output to a file, and maximum width on a terminal: longer lines are hard to read.
 _WIDTH = 100
@@ -60,7 +60,7 @@ def _print_table(study_data: StudyData, intervals: dict[str, Estimate], console:
     for row in leaderboard.to_dict("records"):
         has_choices = any(row[name] is not None for name in varied)
         best = [f"{name}={value(row[name])}" for name in study_data.hyperparameters if row[name] is not None]
-        trials = row["trials_planned"] if row["status"] == RUNNING else row["trials"]
+        trials = row["trials_planned"] or row["trials"]
         cells = {
             "study": str(row["study"]),
             name_header: ", ".join(value(row[name]) for name in varied) if has_choices else str(row["job"]),

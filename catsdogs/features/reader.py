@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import keras
@@ -30,7 +30,6 @@ from catsdogs.features.engine import InferenceEngine, build_engine
 from catsdogs.features.store import FULL, Store, StoredActivations
 from catsdogs.network.backbones import LoadedBackbone
 from catsdogs.network.cut import PIXELS, Cut, prefix
-from catsdogs.study.estimate import Fills
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +51,14 @@ class JobImages:
     train_rows: np.ndarray  # int, read in training views
     validation_rows: np.ndarray  # int, read unaugmented
     views: int  # number of distinct training views
+
+
+class Fills(NamedTuple):
+    """Filling of the activation store by this process."""
+
+    seconds: float  # spent on it, or on waiting for another process that fills it
+    views: int  # training views that were read
+    total: int  # training views
 
 
 class FeatureReader:
@@ -140,7 +147,7 @@ class FeatureReader:
             self._open.clear()
 
     def fills(self) -> Fills:
-        """Return the time that filling the store, or waiting for another process that fills it, took so far."""
+        """Return what was filled so far."""
         views = {view for _, view in list(self._open) if view.kind == "train"}
         return Fills(self._fill_seconds, len(views), self.views if self._stored else 0)
 

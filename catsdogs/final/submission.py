@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import joined, listed, natural_key, sanitize_line
+from catsdogs.base.text import counted, joined, listed, natural_key, sanitize_line
 from catsdogs.config.schema import SubmissionConfig
 from catsdogs.data.catalog import nfc
 from catsdogs.data.label_table import match_rows, read_cells
@@ -151,7 +151,7 @@ def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 def describe_rows(ids: Sequence[str], images: int, undecodable: Sequence[str], fallback: str) -> str:
     """Return the number of rows and of images, the form of the ids, and which rows are `fallback` and why."""
-    text = f"{len(ids):,} rows for {images:,} images"
+    text = f"{counted(len(ids), 'row')} for {counted(images, 'image')}"
     if len(ids):
         text += f"; ids from {ids[0]} to {ids[-1]}"
     if undecodable:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from catsdogs.base.errors import UserError, first_line, print_error
 from catsdogs.base.interrupts import stoppable
-from catsdogs.base.text import listed
+from catsdogs.base.text import counted, listed
 from catsdogs.config.compose import (
     CONFIG_ERRORS,
     SHARED_KEYS,
@@ -136,6 +136,7 @@ class StudyCallback(Callback):
         # Imported here because pandas, scikit-learn and Pillow take a second, which `--help` need not wait for.
         from catsdogs.base.files import check_links, check_writable, remove_temporaries
         from catsdogs.base.resources import check_free_space
+        from catsdogs.study.identity import activations
         from catsdogs.study.jobs import check_job_names
         from catsdogs.study.plan import write_plan
 
@@ -155,7 +156,9 @@ class StudyCallback(Callback):
         if any(decision.runs for decision in decisions) or not names:
             check_free_space(study, Path(configs[0].cache))
         study.mkdir(parents=True, exist_ok=True)
-        write_plan(study, names, sys.argv[1:])
+        jobs_to_run = [job for job in zip(names, configs, decisions, strict=False) if job[2].runs]
+        planned = {name: (decision.planned, activations(config)) for name, config, decision in jobs_to_run}
+        write_plan(study, names, sys.argv[1:], planned)
         remove_temporaries(study, _REWRITTEN)
         _print_start(configs[0], study, names, decisions)
         StudyCallback._running = study
@@ -264,9 +267,9 @@ def _print_start(config: SearchConfig, study: Path, names: list[str], decisions:
     from catsdogs.study.decision import summary
 
     trials = config.tuner.max_trials
-    jobs = f"{len(names)} job{'s' if len(names) > 1 else ''}" if names else "jobs chosen by the sweeper"
-    per_job = "all trials of the tuner" if trials is None else f"{trials} trial{'s' if trials > 1 else ''} per job"
-    epochs = f"up to {config.fit.epochs} epoch{'s' if config.fit.epochs > 1 else ''} per trial"
+    jobs = counted(len(names), "job") if names else "jobs chosen by the sweeper"
+    per_job = "all trials of the tuner" if trials is None else f"{counted(trials, 'trial')} per job"
+    epochs = f"up to {counted(config.fit.epochs, 'epoch')} per trial"
     print(f"Study {study.name}: {jobs}, {per_job}, {epochs}")
     lines = summary(study.name, names, decisions)
     # A single line only counts new jobs.

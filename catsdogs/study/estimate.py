@@ -1,29 +1,21 @@
-"""Time left in a job: one-time costs (activations, tracing) apart from the cost of an epoch at every unfreeze depth."""
+"""Time left in a job and in a study: one-time costs (activations, tracing) apart from epochs by unfreeze depth."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 LEAST_EPOCHS = 0.05  # measured before there is an estimate: in less, one slow batch would become hours
 
 
-class Fills(NamedTuple):
-    """Filling of the activation store by this process."""
-
-    seconds: float = 0.0  # spent on training views
-    views: int = 0  # training views that were read
-    total: int = 0  # training views
-
-
 @dataclass
 class _Trial:
     depth: int
     started: float
-    filled: float  # `Fills.seconds` at the start
+    filled: float  # seconds spent on filling before its start
     setup: float | None = None  # seconds until the first batch, without filling
     epochs: float = 0.0
     seconds: float = 0.0  # of the epochs, without filling
@@ -33,7 +25,8 @@ class JobEstimate:
     """Cost model of a job that is fitted to its trials so far.
 
     `trials` and `epochs`, of a trial summed over executions, are the largest numbers; `earlier` are epochs of trials of
-    earlier runs; `depths` are those of the space, None if unknown.
+    earlier runs; `depths` are those of the space, None if unknown. `fills` returns `features.reader.Fills`:
+    seconds spent on filling the activation store, the training views that were read, and their largest number.
     """
 
     def __init__(
@@ -41,7 +34,7 @@ class JobEstimate:
         trials: int | None,
         epochs: int,
         depths: Sequence[int] | None = None,
-        fills: Callable[[], Fills] = Fills,
+        fills: Callable[[], tuple[float, int, int]] = lambda: (0.0, 0, 0),
         earlier: Sequence[int] = (),
     ) -> None:
         self._trials_left = None if trials is None else trials - len(earlier)
@@ -54,12 +47,12 @@ class JobEstimate:
 
     def start(self, depth: int) -> None:
         """Start a trial."""
-        self._current = _Trial(depth, time.monotonic(), self._fills().seconds)
+        self._current = _Trial(depth, time.monotonic(), self._fills()[0])
 
     def progress(self, epochs: float, first_batch: bool) -> None:
         """Record the finished epochs of the current trial; `first_batch`: a batch has ended, and not an epoch."""
         trial = self._current
-        seconds = time.monotonic() - trial.started - (self._fills().seconds - trial.filled)
+        seconds = time.monotonic() - trial.started - (self._fills()[0] - trial.filled)
         if trial.setup is None:
             trial.setup = seconds if first_batch else 0.0
         trial.epochs, trial.seconds = epochs, max(0.0, seconds - trial.setup)
@@ -82,7 +75,7 @@ class JobEstimate:
         expected = statistics.fmean(longer) if longer else self._budget
         left = (expected - current.epochs) * self._epoch_seconds(trials, current.depth)
         if current.setup is None:
-            waited = time.monotonic() - current.started - (self._fills().seconds - current.filled)
+            waited = time.monotonic() - current.started - (self._fills()[0] - current.filled)
             left += max(0.0, self._setup_seconds(trials, current.depth) - waited)
         later = max(0, self._trials_left - 1)
         mean = statistics.fmean(self._lengths or [self._budget])
@@ -94,24 +87,26 @@ class JobEstimate:
         first = len(new) * (1 - (1 - 1 / len(set(depths))) ** later)
         left += first * self._setup_seconds(trials, None)
         left += max(0.0, later - first) * self._setup_seconds(trials, None, again=True)
-        return max(0.0, left) + self._fill_seconds()
+        return max(0.0, left) + self.fill() - self._fills()[0]
 
-    def _fill_seconds(self) -> float:
-        """Return the seconds to fill the views that trials will probably read."""
-        fills = self._fills()
+    def fill(self) -> float:
+        """Return the seconds that filling has taken and will take, for the views that trials will probably read."""
+        seconds, views, total = self._fills()
         longest = max([*self._lengths, self._current.epochs]) if self._lengths else self._budget
-        return fills.seconds / max(1, fills.views) * max(0.0, min(fills.total, longest) - fills.views)
+        return seconds + seconds / max(1, views) * max(0.0, min(total, longest) - views)
 
-    @staticmethod
-    def _epoch_seconds(trials: Sequence[_Trial], depth: int) -> float:
-        """Return the seconds of an epoch at a depth: interpolated between depths of trials."""
+    def _epoch_seconds(self, trials: Sequence[_Trial], depth: int) -> float:
+        """Return the seconds of an epoch at a depth, from trials of others: a constant and a part for every layer."""
         measured = sorted({one.depth for one in trials})
+        # Head, reading and frozen layers take about as long as a quarter of the largest depth.
+        constant = max([1, *self._depths, *measured]) / 4
         pace = [
             sum(one.seconds for one in trials if one.depth == known)
             / sum(one.epochs for one in trials if one.depth == known)
+            / (constant + known)
             for known in measured
         ]
-        return float(np.interp(depth, measured, pace))
+        return float(np.interp(depth, measured, pace)) * (constant + depth)
 
     @staticmethod
     def _setup_seconds(trials: Sequence[_Trial], depth: int | None, again: bool = False) -> float:
@@ -122,3 +117,36 @@ class JobEstimate:
             known[one.depth in seen].append(one.setup or 0.0)
             seen.add(one.depth)
         return statistics.fmean(known[again or depth in seen] or [0.0])
+
+
+@dataclass(frozen=True)
+class JobTimes:
+    """What the estimate of a study knows of one of its jobs."""
+
+    cache: str = ""  # jobs with the same text share activations
+    started: float = math.inf  # seconds since the start of the run; negative: in an earlier one, infinite: it waits
+    ended: bool = False
+    seconds: float | None = None  # from start to end, also of a running job; None: unknown, or it failed
+    fill: float = 0.0  # of these, spent on filling the activation store
+    share: float = 0.0  # of its trials that have ended
+
+
+def study_left(jobs: Sequence[JobTimes], now: float) -> float | None:
+    """Return the seconds until the last job of a study ends; None if unknown. `now` is as `JobTimes.started`."""
+    begun = sorted((job for job in jobs if job.started < math.inf), key=lambda job: job.started)
+    running = [(job, now - job.started) for job in begun if not job.ended]
+    costs = [job.seconds - job.fill for job in begun if job.seconds is not None]
+    if not (costs := costs or [elapsed / job.share for job, elapsed in running if job.share]):
+        return None
+    cost = statistics.fmean(costs)
+    filling = {job.cache: job for job in reversed(begun)}  # the first job that needs these activations
+    fill = statistics.fmean([job.fill for job in filling.values() if job.seconds is not None] or [0.0])
+    left = [0.0]
+    for job, elapsed in running:
+        expected = max(cost + fill * (filling[job.cache] is job) - elapsed, cost * (1 - job.share))
+        left.append(expected if job.seconds is None else job.seconds - elapsed)
+    waiting = [job for job in jobs if job.started == math.inf]
+    start = next((job.started for job in begun if job.started >= 0), 0.0)
+    work = sum(left) + sum(start + cost * (1 - job.share) for job in waiting)
+    work += fill * len({job.cache for job in waiting} - set(filling))
+    return max(*left, work / max(1, len(running)))

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from catsdogs.base.files import json_digest
 from catsdogs.base.provenance import versions
+from catsdogs.config.hyperparameters import unfreeze_depths
 from catsdogs.config.schema import MOST_VIEWS, SearchConfig
 
 # Keys that do not affect the results of a job: folders, settings of later steps, and timeouts.
@@ -41,6 +43,13 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
         # The resulting number of views counts, not the setting.
         plain["features"]["views"] = min(plain["fit"]["epochs"], plain["features"].get("views") or MOST_VIEWS)
     return plain
+
+
+def activations(config: SearchConfig) -> str:
+    """Return a digest of what determines the stored activations of a job; jobs of a study may share them."""
+    plain = identity(dataclasses.asdict(config))
+    names = ("data", "split", "backbone", "augmentation", "features", "seed")
+    return json_digest([*(plain[name] for name in names), unfreeze_depths(config)])[:16]
 
 
 _installed = functools.cache(versions)  # reading versions takes some 10 ms, and a study may have a thousand jobs

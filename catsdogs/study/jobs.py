@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds
-from catsdogs.base.text import listed
+from catsdogs.base.text import counted, listed
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.setting_names import former_names, with_current_names
 from catsdogs.scoring.classes import Classes, ClassNames
@@ -188,6 +188,7 @@ class _Result(Record):
     trials: Part[Count | None]
     versions: Part[str]
     seconds: Seconds | None = None
+    fill_seconds: Seconds | None = None
     weights: str | None = None
     error: str | None = None
     error_type: str | None = None
@@ -239,7 +240,7 @@ def best_job(study: Path, jobs: list[JobRecord]) -> JobRecord:
     """Return the job with the lowest objective; a `UserError` if none is finite, or the validation images differ."""
     completed = [job for job in jobs if math.isfinite(job.objective)]
     if not completed:
-        problem = f"none of its {len(jobs)} jobs has a completed trial with a finite log loss"
+        problem = f"none of its {counted(len(jobs), 'job')} has a completed trial with a finite log loss"
         raise UserError(f"study {study}: {problem}; run its search again to resume")
     if len({job.data_digest for job in completed if job.data_digest}) > 1:
         raise UserError(f"study {study}: its jobs were validated on different images; set one with job=NAME")
@@ -257,7 +258,8 @@ def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int | 
     if size is None and (others := [job.name for job in jobs if job not in chosen]):
         log.info("not part of the ensemble, because of other images or no completed trial: %s", listed(others))
     if size is not None and len(chosen) < size:
-        problem = f"study {study} has {len(chosen)} jobs with a completed trial on the images of {first.name}"
+        completed = counted(len(chosen), "job")
+        problem = f"study {study} has {completed} with a completed trial on the images of {first.name}"
         fix = f"set ensemble.num_jobs={len(chosen)}, or search more jobs"
         raise UserError(f"ensemble.num_jobs={size}: {problem}; {fix}")
     return chosen

@@ -3,17 +3,17 @@
 import datetime
 import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.base.provenance import parse_timestamp, utc_timestamp
-from catsdogs.base.records import CorruptedFile, Listed, Record
+from catsdogs.base.records import CorruptedFile, Count, Listed, Part, Record
 from catsdogs.base.text import quoted
 from catsdogs.config.schema import TimeoutConfig
 from catsdogs.config.setting_names import with_current_overrides
@@ -34,6 +34,8 @@ class Plan(Record):
     run: Listed[_Name]  # jobs of the last run, in order; empty: not recorded, or chosen one by one by a sweeper
     started: Annotated[datetime.datetime | None, BeforeValidator(parse_timestamp)] = None  # UTC, of the last run
     command: Listed[str]  # arguments of the last command
+    # Jobs of the run that were not finished: number of trials (None: all of the tuner), `identity.activations`.
+    planned: Part[tuple[Count | None, str]]
 
 
 def read_plan(study: Path) -> Plan:
@@ -50,22 +52,23 @@ def search_command(study: Path) -> str | None:
     return shlex.join(["python", "-m", "catsdogs.search", *with_current_overrides(words)]) if words else None
 
 
-def write_plan(study: Path, names: list[str], command: list[str]) -> None:
+def write_plan(study: Path, names: list[str], command: list[str], planned: Mapping[str, Any] | None = None) -> None:
     """Record the start of a study, and add its jobs to those of earlier runs; simultaneous processes are one run.
 
-    Raise a `UserError` if the file is corrupted, because the jobs of earlier runs would be lost.
+    Raise a `UserError` if the file is corrupted, because the jobs of earlier runs would be lost. `planned`: as in `Plan`.
     """
     try:
         before = Plan.read(study / PLAN) or Plan.model_validate({})
     except CorruptedFile as error:
         raise UserError(f"{error}; restore it from a backup, or remove it") from error
-    run, started = names, utc_timestamp()
+    run, started, planned = names, utc_timestamp(), planned or {}
     if names and before.started is not None and any(is_locked(study / name) for name in before.run):
         run, started = list(dict.fromkeys([*before.run, *names])), before.started.isoformat()
+        planned = {**before.planned, **planned}
     jobs = list(dict.fromkeys([*before.jobs, *names]))
     ended = [name for name in before.ended if name not in names]
     record = {"study": study.name, "jobs": jobs, "ended": ended, "run": run, "started": started, "command": command}
-    write_json(study / PLAN, record)
+    write_json(study / PLAN, record | {"planned": planned})
 
 
 def record_ended(study: Path, names: Iterable[str]) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import parse_timestamp
 from catsdogs.base.text import counted, format_duration, sanitize_line, time_left
-from catsdogs.study.estimate import JobEstimate
-from catsdogs.study.jobs import FAILED, RUNNING, JobRecord, read_job
+from catsdogs.study.estimate import JobEstimate, JobTimes, study_left
+from catsdogs.study.jobs import FAILED, OK, RUNNING, JobRecord, read_job
 from catsdogs.study.plan import Plan, deleted_jobs, read_plan
 from catsdogs.study.trials import TrialRecord, best_trial
 
@@ -96,67 +96,90 @@ class JobProgress:
         return f"{text} in this job" if left is not None and (text := time_left(left)) else ""
 
 
-def study_line(study: Path) -> str | None:
+def study_line(study: Path, running: tuple[str, JobEstimate] | None = None) -> str | None:
     """Return the progress line of a study now; None for a run of a single job, which logs its own progress."""
     plan = read_plan(study)
     single = plan.started is None or len(plan.run) == 1
-    return None if single else line(study, datetime.datetime.now(datetime.UTC))
+    return None if single else line(study, datetime.datetime.now(datetime.UTC), running)
 
 
-def line(study: Path, now: datetime.datetime) -> str:
-    """Return `study NAME: 13/32 trials, 1 failed, best 0.0276 (JOB), about 24 min left (until 14:32)`; local times."""
+def line(study: Path, now: datetime.datetime, running: tuple[str, JobEstimate] | None = None) -> str:
+    """Return `study NAME: 13/32 trials, 1 failed, best 0.0276 (JOB), about 24 min left (until 14:32)`; local times.
+
+    `running` is the name and estimate of a job of this process.
+    """
     plan = read_plan(study)
     deleted = deleted_jobs(study, plan)
     names = [name for name in plan.run if name not in deleted] or [folder.name for folder in study.iterdir()]
-    jobs = [job for name in names if (job := read_job(study / name)) is not None]
-    by_job = [_trials(job) for job in jobs]
-    trials = [trial for of_job in by_job for trial in of_job]
-    planned = _planned_trials(len(names) if plan.run else 0, jobs, by_job)
-    total = "" if planned is None else f"/{planned}"
-    parts = [f"{len(trials)}{total} trial{'' if (planned or len(trials)) == 1 else 's'}"]
-    failed, failed_jobs = sum(not trial.can_win for trial in trials), sum(job.status == FAILED for job in jobs)
+    jobs = {name: job for name in names if (job := read_job(study / name)) is not None}
+    by_job = {name: _trials(job) for name, job in jobs.items()}
+    trials = [trial for of_job in by_job.values() for trial in of_job]
+    # A folder of an earlier run, which this run will resume, is of a job that waits.
+    begun = {name: job for name, job in jobs.items() if name not in plan.planned or _started(plan, job) >= 0}
+    sizes = _planned_trials(plan, names, begun, by_job)
+    planned = None if sizes is None else round(sum(sizes.values()))
+    parts = [counted(len(trials), "trial") if planned is None else f"{len(trials)}/{counted(planned, 'trial')}"]
+    failed, failed_jobs = sum(not one.can_win for one in trials), sum(job.status == FAILED for job in jobs.values())
     if failed:
         parts.append(f"{failed} failed")
     if failed_jobs:
-        parts.append(f"{failed_jobs} job{'s' if failed_jobs > 1 else ''} failed")
+        parts.append(f"{counted(failed_jobs, 'job')} failed")
     if deleted:
         parts.append(f"{counted(len(deleted), 'job')} deleted")
-    best = min(jobs, key=lambda job: job.objective, default=None)
+    best = min(jobs.values(), key=lambda job: job.objective, default=None)
     if best is not None and math.isfinite(best.objective):
         parts.append(f"best {best.objective:.4f} ({best.name})")
-    if planned is not None:
-        parts += _time_left(plan, trials, planned, now)
+    if sizes is not None and plan.started is not None and len(trials) < sum(sizes.values()):
+        elapsed = (now - plan.started).total_seconds()
+        shares = {name: len(by_job.get(name, ())) / max(1, size) for name, size in sizes.items()}
+        times = [_times(plan, name, begun.get(name), share, elapsed, running) for name, share in shares.items()]
+        left = study_left(times, elapsed)
+        parts += [] if left is None else [_time_left(left, now)]
     return sanitize_line(f"study {study.resolve().name}: {', '.join(parts)}")
 
 
-def _planned_trials(planned_jobs: int, jobs: list[JobRecord], by_job: list[list[TrialRecord]]) -> int | None:
-    """Return the number of trials of the run; None if unknown.
+def _started(plan: Plan, job: JobRecord) -> float:
+    """Return the seconds from the start of the run to that of a job, negative in an earlier run; 0.0 if unknown."""
+    started = parse_timestamp(job.result.get("started"))
+    return 0.0 if started is None or plan.started is None else (started - plan.started).total_seconds()
+
+
+def _planned_trials(
+    plan: Plan, names: Sequence[str], begun: dict[str, JobRecord], by_job: dict[str, list[TrialRecord]]
+) -> dict[str, float] | None:
+    """Return the number of trials of every job of the run; None if unknown.
 
     A finished job counts with its trials. A job without a planned number counts like the mean of the others.
     """
-    counts = [job.result["trials"] for job in jobs]
-    known = [count["planned"] for count in counts if count.get("planned") is not None]
+    known = [count for job in begun.values() if (count := job.result["trials"].get("planned")) is not None]
     mean = sum(known) / len(known) if known else None
-    sizes: list[Any] = [
-        count.get("planned", mean) if job.status == RUNNING else len(trials)
-        for job, trials, count in zip(jobs, by_job, counts, strict=True)
-    ]
-    sizes += [mean] * (planned_jobs - len(jobs))
+    sizes: dict[str, Any] = {name: plan.planned.get(name, (None, ""))[0] or mean for name in names}
+    for name, job in begun.items():
+        sizes[name] = job.result["trials"].get("planned", mean) if job.status == RUNNING else len(by_job[name])
     # Without names in the plan, the sweeper chooses jobs one by one.
-    return round(sum(sizes)) if planned_jobs and None not in sizes else None
+    return sizes if plan.run and None not in sizes.values() else None
 
 
-def _time_left(plan: Plan, trials: list[TrialRecord], planned: int, now: datetime.datetime) -> list[str]:
-    """Return a text on the time left, at the pace of all trials of this run; empty if there is none yet."""
-    ends = [parse_timestamp(trial.ended) for trial in trials]
-    finished = sum(plan.started is not None and end is not None and end >= plan.started for end in ends)
-    if plan.started is None or not finished or planned <= len(trials):
-        return []
-    seconds = (now - plan.started).total_seconds() / finished * (planned - len(trials))
+def _times(
+    plan: Plan, name: str, job: JobRecord | None, share: float, now: float, running: tuple[str, JobEstimate] | None
+) -> JobTimes:
+    cache = plan.planned.get(name, (None, ""))[1]
+    if job is None:
+        return JobTimes(cache, share=share)
+    started, seconds, fill = _started(plan, job), job.result["seconds"], job.result["fill_seconds"] or 0.0
+    if job.status == RUNNING and running is not None and running[0] == name:
+        left = running[1].left() if share < 1 else 0.0
+        seconds, fill = None if left is None else now - started + left, running[1].fill()
+    elif job.status != OK:
+        seconds = None
+    return JobTimes(cache, started, job.status != RUNNING, seconds, fill, share)
+
+
+def _time_left(seconds: float, now: datetime.datetime) -> str:
     seconds = min(seconds, 1e9)  # a corrupted plan may have started decades ago
     end = (now + datetime.timedelta(seconds=seconds)).astimezone()
     day = "" if end.date() == now.astimezone().date() else f"{end:%Y-%m-%d} "
-    return [f"about {format_duration(seconds)} left (until {day}{end:%H:%M})"]
+    return f"about {format_duration(seconds)} left (until {day}{end:%H:%M})"
 
 
 def _trials(job: JobRecord) -> list[TrialRecord]:

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +216,8 @@ class _JobRun:
                 if best is not None and chosen is None:
                     search.restore_validation(best, 0)
         finally:
-            result.update(outcome(search.records, planned), features=data.features.summary())
+            fill_seconds = round(data.features.fills().seconds, 3)
+            result.update(outcome(search.records, planned), features=data.features.summary(), fill_seconds=fill_seconds)
         if best is None:
             problem = f"none of {counted(len(search.records), 'trial')} completed with a finite log loss"
             reason = next((record.error for record in search.records if record.error), "no error was recorded")
@@ -247,7 +249,8 @@ class _JobRun:
         epochs = config.fit.epochs * config.fit.executions_per_trial * len(data.folds)
         earlier = [record.epochs * epochs // config.fit.epochs for record in state.records]
         estimate = JobEstimate(planned, epochs, unfreeze_depths(config), data.features.fills, earlier)
-        progress = JobProgress(location.label, planned, estimate, lambda: study_line(location.study), state.records)
+        of_study = partial(study_line, location.study, (location.folder.name, estimate))
+        progress = JobProgress(location.label, planned, estimate, of_study, state.records)
         names = ["id", "label", *(["fold"] if len(data.folds) > 1 else [])]
         validation = dataset.rows.iloc[data.validation_rows][names].astype({"label": int})
         tables = JobTables(location.folder, validation, state, dataset.classes)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from catsdogs.base.files import free_name, write_csv
 from catsdogs.base.records import CorruptedFile, Table
+from catsdogs.base.text import counted
 from catsdogs.config.schema import SearchConfig
 from catsdogs.study.estimate import JobEstimate
 from catsdogs.study.job_tables import SELECT
@@ -45,8 +46,8 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
     repeats = config.select.repeats
     candidates = ranked(search.records)[: config.select.top_k]
     trainings = len(candidates) * repeats
-    estimate = JobEstimate(trainings, config.fit.epochs * search.folds, fills=search.fills)
-    progress = JobProgress(f"{label}, selection", trainings, estimate)
+    # The search has filled the activation store.
+    progress = JobProgress(f"{label}, selection", trainings, JobEstimate(trainings, config.fit.epochs * search.folds))
     # The first execution that is not part of the search.
     execution = config.fit.executions_per_trial
     table, predictions = _repeat(search, candidates, range(execution, execution + repeats), progress, folder / SELECT)
@@ -57,7 +58,7 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
         log.warning("%s: no candidate completed with all new seeds; keeping the best trial of the search", label)
         return None
     winner = min(completed, key=lambda record: (means[record.trial], int(record.trial)))
-    seeds = f"{repeats} new seed{'' if repeats == 1 else 's'} each"
+    seeds = f"{counted(repeats, 'new seed')} each"
     first = "" if winner is candidates[0] else f"; the search ranked trial={candidates[0].trial} first"
     best = f"trial={winner.trial} is the best of {len(candidates)} with {seeds}"
     score = f"val_log_loss {means[winner.trial]:.4f} (in the search: {winner.val_log_loss:.4f})"

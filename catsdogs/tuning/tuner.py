@@ -29,7 +29,6 @@ from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.devices import distributed
 from catsdogs.network.trial_model import TrialModel, TrialModels
-from catsdogs.study.estimate import Fills
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.plan import StudyTimeout, check_timeout
 from catsdogs.study.progress import JobProgress
@@ -157,10 +156,6 @@ class Search:
         self.tables.commit(record, probabilities if order[:1] == [record] else None)
         self.delete_unneeded_weights()
         self._progress.trial_done(record.val_log_loss)
-
-    def fills(self) -> Fills:
-        """Return what this process has filled of the activation store."""
-        return self._data.features.fills()
 
     def train(
         self,

@@ -166,5 +166,6 @@ def test_a_threshold_is_chosen_only_for_a_submission_that_uses_it(classes, kind,
 
 def test_the_form_of_the_ids_and_the_rows_without_a_prediction_are_described():
     assert describe_rows(["1", "2", "10"], 3, [], "0.5") == "3 rows for 3 images; ids from 1 to 10"
+    assert describe_rows(["1"], 1, [], "0.5") == "1 row for 1 image; ids from 1 to 1"
     expected = "2 rows for 2 images; ids from a/1 to a/2; 1 with 0.5, because the image cannot be decoded: a/2"
     assert describe_rows(["a/1", "a/2"], 2, ["a/2"], "0.5") == expected

@@ -7,12 +7,14 @@ import pytest
 from studies import STARTED, write_job
 
 from catsdogs.base.files import read_json, write_json
-from catsdogs.study.estimate import Fills, JobEstimate
+from catsdogs.study.estimate import JobEstimate
 from catsdogs.study.progress import JobProgress, line, study_line
 
-EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
+EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1), "seconds": 2400}
 RUNNING = {"status": "running"}
+SECOND = {"trials": 3, "started": STARTED + datetime.timedelta(minutes=25), **RUNNING}
 FAILING = {"trials": 4, "failed_trials": 1, **RUNNING}
+FULL = {"trials": 8, "seconds": 1380, "fill_seconds": 180}
 FAILED = {"trials": 2, "failed_trials": 1, "status": "failed", "error": "no luck"}
 
 
@@ -32,46 +34,77 @@ def utc(monkeypatch):
 
 @pytest.fixture
 def study(tmp_path):
-    """Write a study that started at `STARTED`, with 8 trials per job; a job is a dictionary for `write_job`."""
+    """Write a study that started at `STARTED`, with 8 trials per job.
 
-    def write(run, **jobs):
+    A job is a dictionary for `write_job`, and keys of `result.json`; `planned` is that of `study.json`.
+    """
+
+    def write(run, planned=None, **jobs):
         folder = tmp_path / "study"
         for name, settings in jobs.items():
-            arguments = {"planned": 8, "name": name, "started": STARTED, **settings}
-            write_job(folder, {"backbone": name}, **arguments)
-            trials = pd.read_csv(folder / name / "trials.csv").assign(ended=arguments["started"].isoformat())
-            trials.to_csv(folder / name / "trials.csv", index=False)
+            result = {key: settings.pop(key) for key in ("seconds", "fill_seconds") if key in settings}
+            write_job(folder, {"backbone": name}, **{"planned": 8, "name": name, "started": STARTED, **settings})
+            write_json(folder / name / "result.json", {**read_json(folder / name / "result.json"), **result})
         plan = {"study": "study", "jobs": list(run), "run": list(run), "started": STARTED.isoformat(), "command": []}
-        write_json(folder / "study.json", plan | {"ended": ["a", "d"]})
+        write_json(folder / "study.json", plan | {"ended": ["a", "d"], "planned": planned or {}})
         return folder
 
     return write
 
 
 @pytest.mark.parametrize(
-    ("run", "jobs", "minutes", "expected"),
+    ("run", "jobs", "minutes", "planned", "expected"),
     [
-        # Sequential jobs: 11 trials in 33 minutes, 21 left. Jobs that have not started count like the others.
-        ("abce", {"a": {"trials": 8}, "b": {"trials": 3, **RUNNING}}, 33, "11/32 trials, best, about 63 min left"),
+        # A job takes 20 minutes and 3 of filling, which only the first one pays; b has 5 of 8 trials left.
+        ("abce", {"a": FULL, "b": SECOND}, 33, {}, "11/32 trials, best, about 52 min left"),
+        # The next one has other activations.
+        ("abce", {"a": FULL, "b": SECOND}, 33, {"c": (8, "x")}, "11/32 trials, best, about 56 min left"),
         # Two parallel jobs are twice as fast.
-        ("abce", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, "6/32 trials, best, about 39 min left"),
-        # Trials of earlier runs count as done, but not for the pace.
-        ("abc", {"a": EARLIER, "b": {"trials": 2, **RUNNING}}, 10, "10/24 trials, best, about 70 min left"),
-        ("ab", {"a": EARLIER}, 10, "8/16 trials, best"),
+        ("abce", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, {}, "6/32 trials, best, about 39 min left"),
+        # Jobs of earlier runs are done; how long they took counts.
+        ("abc", {"a": EARLIER, "b": {"trials": 2, **RUNNING}}, 10, {}, "10/24 trials, best, about 70 min left"),
+        ("ab", {"a": EARLIER}, 10, {}, "8/16 trials, best, about 40 min left"),
+        # A job that gets more trials is not done.
+        (
+            "ab",
+            {"a": EARLIER, "b": {"trials": 9, "planned": 16, **RUNNING}},
+            9,
+            {"a": (16, "")},
+            "17/32 trials, best, about 15 min left",
+        ),
         # Failed jobs and jobs that stopped early have no trials left.
-        ("ab", {"a": FAILED, "b": FAILING}, 6, "6/10 trials, 2 failed, 1 job failed, best, about 4 min left"),
-        ("ab", {"a": {"trials": 6}, "b": {"trials": 2, **RUNNING}}, 8, "8/14 trials, best, about 6 min left"),
-        ("ab", {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}}, 20, "16/16 trials, 1 job failed, best"),
+        ("ab", {"a": FAILED, "b": FAILING}, 6, {}, "6/10 trials, 2 failed, 1 job failed, best, about 6 min left"),
+        ("ab", {"a": {"trials": 6, "seconds": 480}, "b": SECOND}, 25, {}, "9/14 trials, best, about 8 min left"),
+        (
+            "ab",
+            {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}},
+            20,
+            {},
+            "16/16 trials, 1 job failed, best",
+        ),
         # A deleted job has no trials left.
-        ("ad", {"a": FAILING}, 4, "4/8 trials, 1 failed, 1 job deleted, best, about 4 min left"),
+        ("ad", {"a": FAILING}, 4, {}, "4/8 trials, 1 failed, 1 job deleted, best, about 4 min left"),
         # A sweeper that chooses jobs one by one has no total.
-        ("", {"a": EARLIER, "b": {"trials": 3, **RUNNING}}, 5, "11 trials, best"),
+        ("", {"a": EARLIER, "b": {"trials": 3, **RUNNING}}, 5, {}, "11 trials, best"),
+        ("a", {"a": {"trials": 1}}, 5, {}, "1/1 trial, best"),
     ],
 )
-def test_progress_of_a_study(study, run, jobs, minutes, expected):
-    parts = line(study(run, **jobs), at(minutes)).removeprefix("study study: ").split(", ")
+def test_progress_of_a_study(study, run, jobs, minutes, planned, expected):
+    jobs = {name: dict(settings) for name, settings in jobs.items()}
+    parts = line(study(run, planned, **jobs), at(minutes)).removeprefix("study study: ").split(", ")
     parts = ["best" if part.startswith("best ") else part.partition(" (until")[0] for part in parts]
     assert ", ".join(parts) == expected
+
+
+def test_the_running_job_knows_more_than_its_files(study, clock):
+    estimate = JobEstimate(2, 1)
+    clock[0] = 60
+    estimate.progress(1, first_batch=False)
+    estimate.finish()
+    folder = study("abc", a={"trials": 1, "planned": 2, **RUNNING})
+    # A trial takes 60 s, and starting a job 30 s; the files have only the start of the job and the number of trials.
+    assert "about 6 min left" in line(folder, at(1.5), ("a", estimate))
+    assert "about 8 min left" in line(folder, at(1.5), ("b", estimate))
 
 
 @pytest.mark.parametrize(
@@ -89,12 +122,14 @@ def test_a_job_without_a_planned_number_of_trials(study, status, trials, expecte
 
 
 def test_the_line_names_study_best_job_and_end(study):
-    folder = study("abce", a={"trials": 8, "failed_trials": 1, "skill": 1.0}, b={"trials": 5, "skill": 2.0, **RUNNING})
+    folder = study(
+        "abce", a={"trials": 8, "failed_trials": 1, "seconds": 480}, b={"trials": 5, "skill": 2.0, **RUNNING}
+    )
     best = pd.read_csv(folder / "b" / "trials.csv")["val_log_loss"].min()
     expected = f"study study: 13/32 trials, 1 failed, best {best:.4f} (b), about 19 min left (until 22:32)"
     assert line(folder, at(13)) == expected
     # At 23:59, the end is on the next day.
-    assert line(folder, at(119)).endswith("(until 2026-11-02 02:52)")
+    assert line(folder, at(119)).endswith("(until 2026-11-02 00:18)")
 
 
 def test_only_studies_of_several_jobs_have_a_line_without_control_characters(study):
@@ -193,7 +228,7 @@ def test_the_study_line_is_logged_after_every_trial_and_its_errors_are_warnings(
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
 
 
-@pytest.mark.parametrize(("cold", "cost"), [(False, (1, 3)), (True, (1, 3)), (True, (4, 4))])
+@pytest.mark.parametrize(("cold", "cost"), [(False, (1, 3)), (True, (1, 3)), (True, (0.5, 2.5))])
 def test_one_time_costs_are_not_charged_to_every_trial(clock, cold, cost):
     """Views take 50 s, tracing a depth 20 s, and an epoch `cost` at depths 0 and 10: the estimate is right."""
     filled: set[int] = set()
@@ -202,7 +237,7 @@ def test_one_time_costs_are_not_charged_to_every_trial(clock, cold, cost):
     depths = [0, 10, 0, 10, 0, 10]
 
     def fills():
-        return Fills(50.0 * len(filled) if cold else 0.0, len(filled) if cold else 5, 5)
+        return 50.0 * len(filled) if cold else 0.0, len(filled) if cold else 5, 5
 
     estimate = JobEstimate(len(depths), 5, [0, 10], fills)
     for depth in depths:
@@ -221,7 +256,7 @@ def test_one_time_costs_are_not_charged_to_every_trial(clock, cold, cost):
         estimate.finish()
         moments.append((clock[0], estimate.left()))
     errors = [abs(left - (clock[0] - now)) for now, left in moments[:-1]]
-    # In the first trial, depth 10 counts as fast as depth 0.
+    # In the first trial, depth 10 counts as five times as slow as depth 0.
     assert max(errors) <= 35
     # A trial that has not started may have the other depth.
     assert max(errors[8:]) <= 10
