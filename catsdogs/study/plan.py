@@ -55,7 +55,7 @@ def search_command(study: Path) -> str | None:
 def write_plan(study: Path, names: list[str], command: list[str], planned: Mapping[str, Any] | None = None) -> None:
     """Record the start of a study, and add its jobs to those of earlier runs; simultaneous processes are one run.
 
-    Raise a `UserError` if the file is corrupted, because the jobs of earlier runs would be lost. `planned`: as in `Plan`.
+    Raise a `UserError` if the file is corrupted, because the jobs of earlier runs would be lost. `planned`: as `Plan`.
     """
     try:
         before = Plan.read(study / PLAN) or Plan.model_validate({})
