@@ -183,17 +183,46 @@ def check_table_size(rows: int, outputs: int, steps: int, key: str, fix: str) ->
         raise UserError(f"{key}: {problem}; {fix}")
 
 
-def check_parquet(content: bytes) -> None:
-    """Raise ValueError or OSError if a parquet file is corrupted, or too large as a table, before it is read."""
+def read_parquet(content: bytes) -> pd.DataFrame:
+    """Return the columns of a parquet file, without lists and groups.
+
+    Raise ValueError, OSError, or another error of pyarrow, if the file is corrupted or too large as a table. Sizes are
+    checked before its texts are expanded, because a small file may repeat a long text in every row.
+    """
+    import pyarrow
+    from pyarrow import compute, types
     from pyarrow.parquet import ParquetFile
 
     about = ParquetFile(io.BytesIO(content)).metadata
+    columns = [about.schema.column(number) for number in range(about.num_columns)]
     size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))  # uncompressed
+    size += about.num_rows * sum(one.length for one in columns if one.physical_type == "FIXED_LEN_BYTE_ARRAY")
+    _check_sizes({"columns": len(columns), "cells": about.num_rows * len(columns), "bytes": size})
+    texts = [one.path for one in columns if one.physical_type == "BYTE_ARRAY"]
+    file = ParquetFile(io.BytesIO(content), read_dictionary=texts)
+    _check_names(file.schema_arrow.names)
+    table = file.read([one.name for one in file.schema_arrow if not types.is_nested(one.type)])
+    table.validate(full=True)  # texts in UTF-8, which pandas decodes later
+    encoded = [number for number, one in enumerate(table.schema) if types.is_dictionary(one.type)]
+    chunks = [chunk for number in encoded for chunk in table.column(number).chunks]
+    lengths = (compute.binary_length(chunk.dictionary).take(chunk.indices) for chunk in chunks)
+    _check_sizes({"bytes": sum(compute.sum(one).as_py() or 0 for one in lengths)})
+    for number in encoded:
+        values = table.column(number).cast(table.schema.types[number].value_type)
+        table = table.set_column(number, pyarrow.field(table.schema.names[number], values.type), values)
+    return table.to_pandas()
+
+
+def _check_sizes(sizes: Mapping[str, int]) -> None:
     limits = {"columns": _MAX_COLUMNS, "cells": _MAX_CELLS, "bytes": MAX_FILE_BYTES}
-    counts = (about.num_columns, about.num_rows * about.num_columns, size)
-    for (unit, most), count in zip(limits.items(), counts, strict=True):
-        if count > most:
-            raise ValueError(f"more than {most:,} {unit}")
+    for unit, size in sizes.items():
+        if size > limits[unit]:
+            raise ValueError(f"more than {limits[unit]:,} {unit}")
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{repeated[0]}: column listed twice")
 
 
 def check_shape(content: bytes) -> None:
@@ -201,14 +230,11 @@ def check_shape(content: bytes) -> None:
 
     pandas renames repeated columns, and fills or shifts rows. csv refuses cells of more than 131,072 characters.
     """
-    if sum(map(content.count, (b",", b"\n", b"\r"))) > _MAX_CELLS:
-        raise ValueError(f"more than {_MAX_CELLS:,} cells")
+    _check_sizes({"cells": sum(map(content.count, (b",", b"\n", b"\r")))})
     rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
     names = next(rows, [])  # pandas refuses an empty file
-    if len(names) > _MAX_COLUMNS:
-        raise ValueError(f"more than {_MAX_COLUMNS:,} columns")
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{repeated[0]}: column listed twice")
+    _check_sizes({"columns": len(names)})
+    _check_names(names)
     for row in rows:
         if len(row) not in (len(names), 0):
             raise ValueError(f"line {rows.line_num} has {len(row)} cells, expected {len(names)}")

@@ -73,7 +73,8 @@ def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
     """Return a sort key that compares digits as numbers: 1, 2, 10, 100. Different texts have different keys."""
     parts = re.split(r"(\d+)", text)  # text at even positions, digits at odd ones, so keys are comparable
-    return tuple(int(part) if position % 2 else part for position, part in enumerate(parts)), text
+    # Python refuses to convert more digits.
+    return tuple(int(part[:4300]) if position % 2 else part for position, part in enumerate(parts)), text
 
 
 def counted(number: int, noun: str) -> str:

@@ -95,11 +95,15 @@ def as_typed(override: str) -> str:
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides as Hydra does; raise a `UserError` for values too deep for its parser."""
+    """Parse overrides as Hydra does; raise a `UserError` for values too deep or long for its parser."""
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
     except RecursionError as error:
         raise UserError(f"{max(overrides, key=len)}: too many nested lists or groups; remove some") from error
+    except ValueError as error:
+        if "digits" not in str(error):
+            raise
+        raise UserError(f"{max(overrides, key=len)}: too many digits; remove some") from error
 
 
 def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multirun: bool) -> list[str]:

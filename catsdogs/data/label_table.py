@@ -1,6 +1,5 @@
 """Table of labels (data.labels) -> the row, class and group of every image."""
 
-import csv
 import dataclasses
 import io
 import posixpath
@@ -14,7 +13,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.files import read_bytes
-from catsdogs.base.records import check_parquet, check_shape
+from catsdogs.base.records import check_shape, read_parquet
 from catsdogs.base.text import joined, listed
 from catsdogs.config.setting_names import did_you_mean, unknown
 from catsdogs.data.catalog import SUFFIX, below_common, nfc
@@ -153,8 +152,7 @@ def read_cells(file: Path, key: str) -> pd.DataFrame:
     try:
         content = read_bytes(file)
         if file.suffix.lower() == ".parquet":
-            check_parquet(content)
-            cells = pd.read_parquet(io.BytesIO(content))
+            cells = read_parquet(content)
             # Integers beside empty cells would be read as floats.
             cells = cells.reset_index(drop=cells.index.name is None).convert_dtypes()
             cells.columns = [str(name) for name in cells.columns]  # also of several levels
@@ -164,7 +162,7 @@ def read_cells(file: Path, key: str) -> pd.DataFrame:
         cells = cells.astype(str).where(cells.notna(), "")
     except ImportError as error:
         raise UserError(f"{key}: needs pyarrow; run: pip install 'catsdogs[parquet]'") from error
-    except (OSError, ValueError, csv.Error) as error:
+    except Exception as error:  # of any type: pyarrow and pandas follow the metadata of the file
         problem = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{key}: cannot be read ({problem}); use a CSV or parquet file") from error
     if cells.empty:

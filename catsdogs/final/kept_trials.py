@@ -118,7 +118,8 @@ def _rebuild(candidates: Sequence[_Candidate], dataset: Dataset) -> list[Member]
                 of_fold, seed = number if len(folds) > 1 else None, trial_seed(config.seed, trial.trial, number)
                 trained = searched(job, trial, own, number, models, epochs)
                 if trained is None:
-                    raise UserError(f"{TrialWeights(job.folder).file(trial.trial, number)}: changed while it was read")
+                    file = TrialWeights(job.folder).file(trial.trial, number)
+                    raise UserError(f"{file}: corrupted, so trial={trial.trial} cannot be rebuilt; delete this file")
                 member = Member(config, job, trial, of_fold, seed, [], *trained, fold.validation_rows, None)
                 members.setdefault(one.name, []).append(member)
     return [member for one in candidates for member in members[one.name]]

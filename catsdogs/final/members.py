@@ -221,7 +221,10 @@ def searched(
         return None
     try:
         weights = models.read_weights(config, TrialWeights(job.folder).file(trial.trial, run))
-    except (CorruptedFile, OSError):
+    except FileNotFoundError:
+        return None
+    except (CorruptedFile, OSError) as error:
+        log.warning("%s", error)
         return None
     model = models.new_trial(config, config.seed)
     models.set_weights(model, weights)

@@ -36,6 +36,8 @@ def read_arrays(file: Path, like: Sequence[np.ndarray]) -> list[np.ndarray]:
     for array in like:
         arrays.append(np.frombuffer(values, array.dtype, array.size, start).reshape(array.shape))
         start += array.nbytes
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise CorruptedFile(file, "values that are not finite")
     return arrays
 
 

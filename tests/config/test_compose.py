@@ -24,6 +24,7 @@ from catsdogs.config.compose import (
     as_typed,
     format_config_error,
     job_name,
+    parse_overrides,
     resolved,
     to_search_config,
     with_default_study,
@@ -134,6 +135,11 @@ def test_an_invalid_value_is_refused_with_its_key_and_the_allowed_values(compose
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_number_with_too_many_digits_is_named():
+    with pytest.raises(UserError, match="^tuner.max_trials=9+: too many digits; remove some$"):
+        parse_overrides(["study=a", f"tuner.max_trials={'9' * 5000}"])
 
 
 KERAS = "_weights_tf_dim_ordering_tf_kernels"

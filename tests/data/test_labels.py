@@ -3,10 +3,13 @@
 import math
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from catsdogs.base.errors import UserError
 from catsdogs.data.catalog import ids_of
+from catsdogs.data.label_table import read_cells
 from catsdogs.data.labels import Labels, cat_or_dog, class_order
 
 
@@ -194,10 +197,46 @@ def test_parquet_with_missing_numbers_or_two_levels_of_columns(tmp_path, columns
 def test_large_parquet_files_are_not_read(tmp_path, monkeypatch, limit, most):
     given = table_of(tmp_path, {"id": ["1", "2", "3"], "class": CLASSES}, ".parquet")
     monkeypatch.setattr(f"catsdogs.base.records.{limit}", most)
-    monkeypatch.setattr(pd, "read_parquet", None)
+    monkeypatch.setattr(pq.ParquetFile, "read", None)
     with pytest.raises(
         UserError, match=rf"labels.parquet: cannot be read \(more than {most} \w+\); use a CSV or parquet"
     ):
+        Labels.of(TRAINING, "", given)
+
+
+INDEX, TEXTS = pa.array([0] * 2000, pa.int32()), pa.array(map(str, range(2000)))
+
+
+@pytest.mark.parametrize(
+    ("column", "about", "problem"),
+    [
+        # Files of less than 1 MiB, with 200 MB of texts.
+        (pa.DictionaryArray.from_arrays(INDEX, pa.array(["x" * 100_000])), {}, "more than 67,108,864 bytes"),
+        (pa.DictionaryArray.from_arrays(INDEX, pa.array([b"x" * 100_000])), {}, "more than 67,108,864 bytes"),
+        (pa.array([b"x" * 100_000] * 2000, pa.binary(100_000)), {}, "more than 67,108,864 bytes"),
+        (pa.array([b"\xff"] * 2000).view(pa.string()), {}, "Invalid UTF8"),
+        (TEXTS, {"pandas": '{"index_columns": [], "columns": 5}'}, ""),
+        (TEXTS, {"pandas": "[]"}, ""),
+        (TEXTS, {}, "id: column listed twice"),
+    ],
+)
+def test_hostile_parquet_files_are_not_expanded(tmp_path, column, about, problem):
+    names = ["id", "id" if "twice" in problem else "class"]
+    table = pa.Table.from_arrays([TEXTS, column], names=names).replace_schema_metadata(about)
+    for store_schema in {True, bool(about)}:  # without it, files of other programs
+        pq.write_table(table, tmp_path / "a.parquet", store_schema=store_schema)
+        with pytest.raises(UserError, match=rf"a.parquet: cannot be read \(.*{problem}"):
+            read_cells(tmp_path / "a.parquet", f"data.labels={tmp_path}/a.parquet")
+
+
+def test_lists_in_a_parquet_file_are_left_out(tmp_path):
+    columns = {"ids": ["1", "2", "3"], "boxes": [[1], [2], []], "class": CLASSES}
+    assert Labels.of(TRAINING, "", table_of(tmp_path, columns, ".parquet")).names(TRAINING) == CLASSES
+
+
+def test_a_class_may_have_a_number_of_any_length(tmp_path):
+    given = table_of(tmp_path, {"ids": ["1", "2", "3"], "class": ["7" * 5000, "b", "b"]})
+    with pytest.raises(UserError, match="needs a printable name of 1 to 100 characters"):
         Labels.of(TRAINING, "", given)
 
 

@@ -19,7 +19,7 @@ from catsdogs.scoring.combination import Combination
 from catsdogs.scoring.greedy import choose_ensemble
 from catsdogs.scoring.scores import score_images
 from catsdogs.study.trials import read_trials
-from catsdogs.study.weight_files import TrialWeights, read_arrays
+from catsdogs.study.weight_files import TrialWeights, read_arrays, write_arrays
 from catsdogs.training import execution as training
 from catsdogs.tuning.job import JobLocation, run_job
 
@@ -186,8 +186,10 @@ def test_the_trial_of_a_single_split_is_not_trained_again_unless_settings_change
         with pytest.raises(TypeError, match="not callable"):
             study.retrain(**changed)
     monkeypatch.setattr(training, "train", train)
-    next((study.folder / FLIP / "weights").glob(f"{metrics['trial']}-0.bin")).write_bytes(bytes(100))
+    file = TrialWeights(study.folder / FLIP).file(metrics["trial"], 0)
+    write_arrays(file, [np.full((file.stat().st_size - 32) // 4, np.nan, np.float32)])  # intact, as hostile ones are
     again, trained, best = study.retrain(tta="flip")
+    assert f"{file}: corrupted (values that are not finite)" in caplog.text
     assert metrics["log_loss"] == pytest.approx(again["log_loss"], abs=1e-6)
     assert (metrics["epochs"], metrics["best_epoch"]) == (again["epochs"], again["best_epoch"])
     pd.testing.assert_frame_equal(kept, trained, atol=1e-6)

@@ -87,11 +87,12 @@ def test_weights_of_a_trial_are_not_unpickled(tmp_path):
         def __reduce__(self):
             return Path.touch, (tmp_path / "executed",)
 
-    pickled = pickle.dumps([Evil()] * 100)
+    pickled, not_finite = pickle.dumps([Evil()] * 100), np.full(2**15, np.nan, np.float32).tobytes()
     for content, problem in (
         (pickled, "digest differs"),
         (hashlib.sha256(pickled).digest() + pickled, "values of another model"),
         (bytes(2**20), "larger than"),
+        (hashlib.sha256(not_finite).digest() + not_finite, "not finite"),
     ):
         (tmp_path / "0-0.bin").write_bytes(content)
         with pytest.raises((CorruptedFile, OSError), match=problem):
