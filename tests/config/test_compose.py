@@ -138,7 +138,7 @@ def test_an_invalid_value_is_refused_with_its_key_and_the_allowed_values(compose
 
 
 def test_a_number_with_too_many_digits_is_named():
-    with pytest.raises(UserError, match="^tuner.max_trials=9+: too many digits; remove some$"):
+    with pytest.raises(UserError, match=r"^tuner.max_trials=9+: too many digits; remove some$"):
         parse_overrides(["study=a", f"tuner.max_trials={'9' * 5000}"])
 
 
