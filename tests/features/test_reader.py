@@ -91,6 +91,13 @@ def test_view_is_computed_once_for_all_cuts_jobs_and_studies(make, network, fill
     assert fills[3:] == [("train", 4)]
 
 
+def test_an_engine_that_equals_keras_has_no_difference(make, caplog):
+    with caplog.at_level(logging.INFO):
+        make(dataclasses.replace(SETTINGS, engine="keras")).prepare()
+    assert "frozen prefix runs on keras" in caplog.text
+    assert "difference from Keras: none" in caplog.text
+
+
 def test_values_that_are_not_finite_are_computed_for_every_batch(make, network, monkeypatch, caplog):
     features, cut, rows = make(), find_cut(network.backbone, 2), np.arange(40)
     features.prepare()
