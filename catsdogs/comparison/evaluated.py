@@ -1,12 +1,12 @@
 """The model whose predictions a report shows by class and by image, and its scores by class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from catsdogs.comparison.final_models import FinalModel
+from catsdogs.comparison.final_models import ClassActivation, FinalModel
 from catsdogs.comparison.study_data import StudyData, read_split
 from catsdogs.comparison.summary import Summary
 from catsdogs.scoring.classes import Classes
@@ -23,6 +23,7 @@ class Evaluated:
     table: pd.DataFrame  # id, label, the probabilities of the classes, log_loss; the index is 0 to N - 1
     job: JobRecord
     config: dict[str, Any]  # configuration of the model, or of its job
+    activation: ClassActivation | None = None  # of the final model
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -91,4 +92,5 @@ def _of_final(study_data: StudyData, final: FinalModel) -> Evaluated | None:
         source = f"trial={final.metrics.get('trial')} of job {labels[0]} in the search, before retraining"
     else:
         source = f"the final model of study {final.study}{suffix}"
-    return _evaluated(source, final.classes, table, job, final.recipe["config"] or job.result["config"])
+    evaluated = _evaluated(source, final.classes, table, job, final.recipe["config"] or job.result["config"])
+    return replace(evaluated, activation=final.activation)

@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from catsdogs.base.records import LARGEST_LOSS, Count, Listed, Part, Record, Seconds, Table
+from catsdogs.config.schema import Resize
 from catsdogs.scoring.classes import STEPS, Classes, ClassNames
 from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.job_tables import METRICS
@@ -89,6 +90,22 @@ class Recipe(Record):
     versions: Part[str]
 
 
+_Row = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, max_length=64)]
+
+
+def _rectangle(rows: list[_Row]) -> list[_Row]:
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("map has rows of different lengths")
+    return rows
+
+
+class ClassActivation(Record):
+    """`class_activation.json`, written since version 0.3."""
+
+    resize: Resize
+    maps: Part[Annotated[list[_Row], Field(min_length=1, max_length=64), AfterValidator(_rectangle)]]  # by image id
+
+
 _EPOCH_METRICS = ("val_log_loss", *METRICS)
 HISTORY_TABLE = Table({"epoch": int, **dict.fromkeys(_EPOCH_METRICS, float | None)}, optional=_EPOCH_METRICS)
 
@@ -117,6 +134,7 @@ class FinalModel:
     predictions: pd.DataFrame
     history: pd.DataFrame  # a row per epoch of the first member of an ensemble; empty if the file is missing
     recipe: dict[str, Any]  # empty if the file is missing
+    activation: ClassActivation | None  # None if the file is missing
 
     def result(self) -> tuple[str, str, Estimate] | None:
         """Return split, steps after the network (", with TTA" or "") and log loss of what it submits; None without one.

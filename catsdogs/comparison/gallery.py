@@ -22,15 +22,16 @@ from catsdogs.base.files import read_bytes
 from catsdogs.comparison.evaluated import Evaluated
 from catsdogs.comparison.study_data import read_split
 from catsdogs.config.locations import default_cache
+from catsdogs.config.schema import Resize
 from catsdogs.data.images import transform
+from catsdogs.scoring.scores import MOST_ERRORS, instructive_images
 from catsdogs.study.jobs import JobRecord
-
-MOST_ERRORS = 24
-MOST_UNCERTAIN = 12
 
 _PIXELS = 128  # longer side of a thumbnail
 _QUALITY = 82  # JPEG quality: about 5 kB per thumbnail
 _MOST_BYTES = 64 * 2**20  # larger files are not read
+_JPEG = "data:image/jpeg;base64,"
+_DARKEST = 90  # gray of a region that does not count: the image remains visible there
 
 
 # Folder of the images as the user passed it; None: the usual folders; False: the page must not contain images.
@@ -44,7 +45,7 @@ class Gallery:
     wrong: pd.DataFrame  # rows of `Evaluated.table` of all misclassified images, those with the highest log loss first
     unsure: pd.DataFrame  # those of `uncertain`
     # The first 24 rows of `wrong`, with class (its name), predicted (the most probable class), probability (of that
-    # class) and thumbnail: `data:image/jpeg;base64,...` or None.
+    # class), thumbnail (`data:image/jpeg;base64,...` or None) and map, of the same kind (see `_map`).
     errors: list[dict[Any, Any]]
     uncertain: list[dict[Any, Any]]  # at most 12 other images, the lowest probability first, with the same keys
     missing: str | None  # why thumbnails are missing and how to fix it; None if none are
@@ -57,21 +58,28 @@ def gallery(evaluated: Evaluated, images: ImageFolder = None) -> Gallery:
     probabilities = evaluated.probabilities
     named = table.assign(predicted=names[probabilities.argmax(axis=1)], probability=probabilities.max(axis=1))
     named["class"] = names[table["label"]]
-    named = named.sort_values("log_loss", ascending=False, kind="stable")
     named = named[["id", "class", "predicted", "probability"]]
-    errors = named[named["class"] != named["predicted"]]
-    shown = errors.head(MOST_ERRORS)
-    least_certain = named.drop(shown.index).sort_index().sort_values("probability", kind="stable").head(MOST_UNCERTAIN)
+    errors, unsure = instructive_images(table["label"].to_numpy(), probabilities)
+    shown, least_certain = named.loc[errors[:MOST_ERRORS]], named.loc[unsure]
     config = evaluated.config
     thumbnails, missing = dict[str, str](), None
     if images is not False:
         thumbnails, missing = _thumbnails([*shown["id"], *least_certain["id"]], evaluated.job, config, images)
+    maps = (
+        {}
+        if evaluated.activation is None
+        else {
+            name: _map(thumbnails[name], rows, evaluated.activation.resize)
+            for name, rows in evaluated.activation.maps.items()
+            if name in thumbnails
+        }
+    )
     first, uncertain = (
-        [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.to_dict("records")]
+        [{**row, "thumbnail": thumbnails.get(row["id"]), "map": maps.get(row["id"])} for row in part.to_dict("records")]
         for part in (shown, least_certain)
     )
     ignored = [str(name) for name in config.get("data", {}).get("ignore") or []]
-    return Gallery(table.loc[errors.index], table.loc[least_certain.index], first, uncertain, missing, ignored)
+    return Gallery(table.loc[errors], table.loc[unsure], first, uncertain, missing, ignored)
 
 
 def _thumbnails(
@@ -118,14 +126,29 @@ def thumbnail(folder: Path, path: str, sha256: str) -> str | None:
         inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
         if not inside or hashlib.sha256(data := read_bytes(file, _MOST_BYTES)).hexdigest() != sha256:
             return None
-        jpeg = transform(data, _shrunk)
+        return transform(data, _shrunk)
     except (OSError, ValueError):
         return None
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode("ascii")
 
 
-def _shrunk(image: Image.Image) -> io.BytesIO:
+def _shrunk(image: Image.Image) -> str:
     image.thumbnail((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
+    return _data_url(image)
+
+
+def _data_url(image: Image.Image) -> str:
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=_QUALITY, optimize=True)
-    return jpeg
+    return _JPEG + base64.b64encode(jpeg.getvalue()).decode("ascii")
+
+
+def _map(thumbnail: str, rows: list[list[float]], resize: Resize) -> str:
+    """Return a class activation map of a resized image, (H, W) in [0, 1], as a gray image that fits the thumbnail."""
+    width, height = Image.open(io.BytesIO(base64.b64decode(thumbnail.removeprefix(_JPEG)))).size
+    square = Image.fromarray(np.array(rows, np.float32))
+    side = {"squeeze": None, "pad": max(width, height), "crop": min(width, height)}[resize]
+    shown = square.resize((side or width, side or height), Image.Resampling.BILINEAR)
+    if side:  # what is outside a crop becomes 0
+        left, top = (side - width) // 2, (side - height) // 2
+        shown = shown.crop((left, top, left + width, top + height))
+    return _data_url(Image.fromarray((_DARKEST + (255 - _DARKEST) * np.asarray(shown)).astype(np.uint8)))

@@ -16,7 +16,8 @@ from catsdogs.base.provenance import parse_timestamp
 from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.base.text import sanitize_line
 from catsdogs.comparison.final_models import HISTORY_TABLE as FINAL_HISTORY
-from catsdogs.comparison.final_models import FinalModel, Metrics, Recipe, predictions_table
+from catsdogs.comparison.final_models import ClassActivation, FinalModel, Metrics, Recipe, predictions_table
+from catsdogs.config.locations import ACTIVATION
 from catsdogs.pages.formats import number
 from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.scores import score_images
@@ -322,4 +323,5 @@ def _final(study: Path, name: str, problems: list[str]) -> FinalModel | None:
         history = history[history["member"] == 0].drop(columns="member").reset_index(drop=True)
     history = pd.DataFrame() if history is None else history
     recorded, recipe_values = clean(metrics.model_dump()), clean(recipe.model_dump())
-    return FinalModel(name, folder, recorded, classes, predictions, history, recipe_values)
+    activation = _read(ClassActivation.read, folder / ACTIVATION, owner, problems)
+    return FinalModel(name, folder, recorded, classes, predictions, history, recipe_values, activation)

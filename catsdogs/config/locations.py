@@ -10,7 +10,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # In an installed wheel, the folders of the configuration are in the package.
 _PARENT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
 
-MODEL = "model.keras"  # in the folder `best` of a study
+# In the folder `best` of a study.
+MODEL = "model.keras"
+ACTIVATION = "class_activation.json"
 
 
 def conf_dir() -> Path:

@@ -21,10 +21,11 @@ from catsdogs.base.provenance import machine, versions
 from catsdogs.base.records import check_table_size
 from catsdogs.base.text import format_duration, listed
 from catsdogs.config.hyperparameters import hyperparameters, with_values
-from catsdogs.config.locations import MODEL
+from catsdogs.config.locations import ACTIVATION, MODEL
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.data.fitting import fit_to_data
+from catsdogs.data.views import ORIGINAL
 from catsdogs.features.engine import InferenceEngine
 from catsdogs.final.evaluation import Evaluation, combined_model, evaluate_members, inference_engine, with_size
 from catsdogs.final.kept_trials import choose_trials
@@ -33,9 +34,11 @@ from catsdogs.final.metrics import detail_of, metrics
 from catsdogs.final.model_card import model_card
 from catsdogs.final.pipeline import CHUNK, Pipeline, columns_of, write_pipeline
 from catsdogs.final.submission import SubmissionForm, describe_rows, predicted_classes
+from catsdogs.network.class_activation import class_activation
 from catsdogs.network.devices import accelerators
 from catsdogs.pages.formats import chosen_on_validation, counted
 from catsdogs.scoring.classes import STEPS
+from catsdogs.scoring.scores import MOST_ERRORS, instructive_images
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.jobs import JobRecord, read_jobs
 from catsdogs.study.trials import TrialRecord
@@ -126,6 +129,8 @@ def _make(
         write_csv(temporary / "submission.csv", _submission(form, predictions, evaluation, dataset))
     write_json(temporary / "metrics.json", record)
     write_json(temporary / "recipe.json", recipe)
+    if (activation := _class_activation(config, first, evaluation, dataset)) is not None:
+        write_json(temporary / ACTIVATION, activation)
     write_text(temporary / "MODEL_CARD.md", model_card(record, recipe, dataset))
     if best.exists():
         previous = free_name(best)
@@ -166,6 +171,24 @@ def _write_tables(folder: Path, members: Sequence[Member], evaluation: Evaluatio
     for name, table in tables.items():
         if table is not None:
             write_csv(folder / name, table)
+
+
+def _class_activation(
+    config: RetrainConfig, member: Member, evaluation: Evaluation, dataset: Dataset
+) -> dict[str, Any] | None:
+    """Return where a member looks in the images of the report's gallery, by image id; None without predictions."""
+    table, classes = evaluation.predictions, dataset.classes
+    steps = [step for step in STEPS if {*classes.columns(step)} <= {*table}]
+    if not steps:
+        return None
+    probabilities = classes.read(table, steps[-1])
+    errors, unsure = instructive_images(table["label"].to_numpy(), probabilities)
+    shown = np.concatenate([errors[:MOST_ERRORS], unsure])
+    images = live_views(with_size(config, member.model), dataset.rows, dataset.root)
+    pixels = images.read(np.flatnonzero(dataset.rows["fold"] >= 0)[shown], ORIGINAL)
+    maps = class_activation(member.model, pixels, probabilities.argmax(axis=1)[shown])
+    by_id = dict(zip(table["id"].iloc[shown], np.round(maps, 3).tolist(), strict=True))
+    return {"resize": config.backbone.resize, "maps": by_id}
 
 
 def _submission(form: SubmissionForm, table: pd.DataFrame, evaluation: Evaluation, dataset: Dataset) -> pd.DataFrame:

@@ -22,6 +22,10 @@ FOLDS = 5  # of images, to evaluate what is fitted to them
 
 _ECE_BINS = 15
 
+# Images of a report's gallery.
+MOST_ERRORS = 24
+MOST_UNCERTAIN = 12
+
 
 def clip(probabilities: np.ndarray) -> np.ndarray:
     """Clip probabilities; returns float64 in [EPSILON, 1 - EPSILON], of the same shape."""
@@ -38,6 +42,18 @@ def score_images(labels: np.ndarray, probabilities: np.ndarray) -> ImageScores:
     labels, probabilities = check_inputs(labels, probabilities)
     of_label = np.take_along_axis(probabilities, labels.reshape((1,) * (probabilities.ndim - 2) + (-1, 1)), axis=-1)
     return ImageScores(-np.log(clip(of_label[..., 0])), probabilities.argmax(axis=-1) != labels)
+
+
+def instructive_images(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the misclassified images, and of at most 12 uncertain ones.
+
+    Those of the highest log loss, and of the lowest probability of the predicted class, come first. The uncertain
+    images are not among the first 24 misclassified ones. Arguments are those of `score_images`, with N images.
+    """
+    losses, wrong = score_images(labels, probabilities)
+    by_loss, by_confidence = (np.argsort(one, kind="stable") for one in (-losses, probabilities.max(axis=1)))
+    errors = by_loss[wrong[by_loss]]
+    return errors, by_confidence[~np.isin(by_confidence, errors[:MOST_ERRORS])][:MOST_UNCERTAIN]
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Estimate]:

@@ -13,9 +13,10 @@ from studies import CHOICES, color_of, ids, labels, p_dog, picture, write_final,
 
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.evaluated import evaluated_model
-from catsdogs.comparison.gallery import MOST_ERRORS, MOST_UNCERTAIN, gallery
+from catsdogs.comparison.gallery import gallery
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
+from catsdogs.scoring.scores import MOST_ERRORS, MOST_UNCERTAIN
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,31 @@ def test_a_final_model_is_evaluated_by_its_submitted_probabilities(study, images
     table = pd.read_csv(study / "best" / "predictions.csv")
     write_csv(study / "best" / "predictions.csv", table.assign(p_dog=np.nan, p_dog_tta=np.nan))
     assert model_of(study).source == "trial=0 of job a"
+
+
+@pytest.mark.parametrize(
+    ("resize", "bright"),
+    [("squeeze", (112, 7)), ("pad", (112, 15)), ("crop", (87, 7))],  # in the image, crop takes 32 <= x < 96
+)
+def test_the_map_of_an_image_is_bright_where_the_network_looked(study, resize, bright):
+    write_final(study, skill=0.4)
+    change(study / "best" / "metrics.json", job="a")
+    # The image of 128 x 64 is above the center of the padded one.
+    corner = np.zeros((4, 4))
+    corner[1 if resize == "pad" else 0, 3] = 1
+    write_json(
+        study / "best" / "class_activation.json", {"resize": resize, "maps": {i: corner.tolist() for i in ids()}}
+    )
+    for one in images_of(gallery_of(study)):
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["map"].partition(",")[2]))), int)
+        assert shown.shape == (64, 128)
+        assert shown[bright[::-1]] > 230
+        assert shown[:, :16].max() < 100
+        assert shown[50:].max() < 100
+    assert {one["map"] for one in images_of(gallery_of(study, False))} == {None}
+    change(study / "best" / "class_activation.json", maps={"cat.0": [[0.5, 1], [2, 0]]})
+    assert {one["map"] for one in images_of(gallery_of(study))} == {None}
+    assert "class_activation.json is corrupted" in read_study_data([study]).problems[0]
 
 
 def test_a_perfect_model_has_only_uncertain_images_and_no_model_has_no_gallery(study):

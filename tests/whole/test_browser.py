@@ -63,6 +63,8 @@ def report(tmp_path_factory):
         record = read_json(file)
         record["config"]["data"] = {"train": str(folder / "photos"), "ignore": ["cat.999"]}
         write_json(file, record)
+    maps = {name: [[0, 0.5], [0.2, 1]] for name in images}
+    write_json(study / "best" / "class_activation.json", {"resize": "squeeze", "maps": maps})
     write_report([study], study / "report.html")
     return study / "report.html"
 

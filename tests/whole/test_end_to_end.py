@@ -95,6 +95,11 @@ def test_retrain_leaves_the_files_of_the_selected_model(study):
     card = (study.best / "MODEL_CARD.md").read_text()
     assert all(text in card for text in (metrics["job"], "keras.models.load_model"))
 
+    maps = json.loads((study.best / "class_activation.json").read_text())["maps"]
+    assert set(maps) == set(predictions_in(study.best, "validation").index)
+    assert {np.shape(one) for one in maps.values()} == {(4, 4)}
+    assert {max(map(max, one)) for one in maps.values()} <= {0, 1}
+
     # The final model is the selected one.
     board = pd.read_csv(study.root / "leaderboard.csv")
     assert metrics["job"] == board["job"].iloc[0]
