@@ -187,7 +187,7 @@ def _class_activation(
     images = live_views(with_size(config, member.model), dataset.rows, dataset.root)
     pixels = images.read(np.flatnonzero(dataset.rows["fold"] >= 0)[shown], ORIGINAL)
     maps = class_activation(member.model, pixels, probabilities.argmax(axis=1)[shown])
-    by_id = dict(zip(table["id"].iloc[shown], np.round(maps, 3).tolist(), strict=True))
+    by_id = dict(zip(table["id"].iloc[shown], np.round(maps.astype(float), 3).tolist(), strict=True))
     return {"resize": config.backbone.resize, "maps": by_id}
 
 
