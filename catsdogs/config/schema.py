@@ -143,12 +143,18 @@ class ModelConfig:
     """Classifier on top of the backbone; values searched in `space` replace these."""
 
     unfreeze_depth: Annotated[StrictInt, Field(ge=0, le=10_000)]
+    head_init: Literal["linear_probe", "random"]  # linear_probe: only of a linear classifier
     dense_units: Annotated[StrictInt, Field(ge=0, le=65_536)]  # 0: no hidden layer
     head_batch_norm: StrictBool
     head_batch_norm_momentum: Share  # weight of the old mean at every step
     dropout: Share
     l2: Annotated[StrictFloat, Field(ge=0, le=10)]
     l2_scope: Literal["head", "head_and_backbone"]  # backbone: trained kernels only
+
+    @property
+    def starts_from_probe(self) -> bool:
+        """Whether the classifier is linear and starts from a logistic regression."""
+        return self.head_init == "linear_probe" and not self.dense_units and not self.head_batch_norm
 
 
 @dataclass(config=_CONFIG)

@@ -129,6 +129,7 @@ class JobConfig(Record):
 
     data: Part[Any]
     backbone: Part[Any]
+    model: Part[Any]
     fit: Part[Any]
     timeout: Part[Any]
     select: Part[Any]
@@ -158,6 +159,7 @@ class JobConfig(Record):
         self.features = {**stored, "engine": "auto", "max_gib": 50.0, **self.features}
         self.split = {"holdout_fraction": 0.0, "folds": 1, "group_by": "copies", **self.split}
         self.backbone = {"resize": "squeeze", **self.backbone}
+        self.model = {"head_init": "random", **self.model}
         saved_config(self.model_dump())  # checks types and ranges
         return self
 

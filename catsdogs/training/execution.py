@@ -19,6 +19,7 @@ from catsdogs.network.schedules import steps_per_epoch
 from catsdogs.network.trial_model import TrialModel, TrialModels
 from catsdogs.study.trials import TrialRecord
 from catsdogs.training.batches import EpochPlan, EvaluationBatches, TrainingBatches, for_keras
+from catsdogs.training.linear_probe import start_from_probe
 from catsdogs.training.trial_data import TrialData
 
 
@@ -71,7 +72,8 @@ def execute(
     `records` are `trials.lineage` of the trial, or its last records, each trained from `first_epoch` to `epoch_budget`;
     `run` is as in `trial_seed`; `weights` are those before the first record, None for new ones.
     """
-    fold = data.folds[run % len(data.folds)]
+    number = run % len(data.folds)
+    fold = data.folds[number]
     steps = steps_per_epoch(len(fold.train_rows), config.fit.batch_size)
     trainings: list[Training] = []
     with distributed(data.batch_sizes(config.fit.batch_size)):
@@ -80,9 +82,11 @@ def execute(
             epochs = config.fit.epochs if record.epoch_budget is None else record.epoch_budget
             plan = EpochPlan(seed, epochs, record.first_epoch, data.features.views)
             trial = models.new_trial(with_values(config, record.hyperparameters), seed, steps * record.first_epoch)
-            if weights is not None:
-                models.set_weights(trial, weights)
             try:
+                if weights is not None:
+                    models.set_weights(trial, weights)
+                elif trial.config.model.starts_from_probe:
+                    start_from_probe(trial, data, number)
                 views = data.features.at_cut(trial.cut)
                 training = train(trial.model, views, data.targets, fold, config.fit, plan, listener)
             except BaseException as error:

@@ -1,7 +1,7 @@
 """Inputs of the trials of a job, and the models that they train."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ class TrialData:
     classes: Classes
     targets: np.ndarray  # float32 (N, C) of `Classes.targets`; NaN outside of the folds
     folds: tuple[Fold, ...]  # one model is trained and validated on each
+    probes: dict[int, list[np.ndarray]] = field(default_factory=dict)  # see `start_from_probe`; by fold
 
     @property
     def validation_rows(self) -> np.ndarray:

@@ -75,9 +75,12 @@ def test_folds_are_weighted_by_their_number_of_images(location, config, monkeypa
         assert trial.val_log_loss == pytest.approx((scores.to_numpy() @ sizes / 12).mean(), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "head", [(), ("model.head_init=linear_probe", "model.dense_units=0", "model.head_batch_norm=false")]
+)
 @pytest.mark.parametrize("names", [("cat", "dog"), ("cat", "dog", "pet3")])
-def test_permuted_classes_permute_a_training(config, tmp_path, names):
-    settings: tuple[str, ...] = (f"data.sample.classes={len(names)}", "data.sample.images_per_class=12")
+def test_permuted_classes_permute_a_training(config, tmp_path, names, head):
+    settings: tuple[str, ...] = (f"data.sample.classes={len(names)}", "data.sample.images_per_class=12", *head)
     settings += (
         "tuner.max_trials=1",
         "fit.epochs=2",
