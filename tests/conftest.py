@@ -54,7 +54,7 @@ FITTED = ("split.folds=1", "tuner.max_trials=8", "fit.epochs=10", "fit.batch_siz
 # Network and images of a size at which a trial takes about a second.
 TINY: tuple[str, ...] = ("data=sample", "backbone=small_cnn", "backbone.builder=tiny_backbone.build")
 TINY += ("~backbone.arguments.filters", "backbone.image_size=32", "space=small_cnn")
-TINY += ("model.dense_units=8", "schedule.peak_lr=0.002", *FITTED)
+TINY += ("model.dense_units=8", "model.head_batch_norm=true", "schedule.peak_lr=0.002", *FITTED)
 
 # For networks this small, TensorFlow starts faster than an optional engine. `nox -s jax` runs some tests on JAX.
 _ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
@@ -64,6 +64,7 @@ ENGINE: Literal["tensorflow", "keras"] = "tensorflow" if _ON_TENSORFLOW else "ke
 SMALL: tuple[str, ...] = ("data=sample", "data.sample.images_per_class=12", "data.sample.test_images=11")
 SMALL += ("backbone=small_cnn", "backbone.image_size=32", "backbone.arguments.filters=8", "space=small_cnn")
 # One depth, because tracing a depth takes longer than training it.
+SMALL += ("model.dense_units=256", "model.head_batch_norm=true")
 SMALL += ("space.unfreeze_depth.values=[7]", "tuner.max_trials=2", "fit.epochs=2", "fit.batch_size=8", "split.folds=1")
 
 

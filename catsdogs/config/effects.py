@@ -101,6 +101,12 @@ _ALWAYS = (
     NoEffect("augmentation.border", lambda c: not _moves_pixels(c), "no transform moves pixels"),
     NoEffect("schedule.final_fraction", _constant, _CONSTANT, "set schedule=cosine"),
     NoEffect("model.head_batch_norm_momentum", lambda c: not c.model.head_batch_norm, "model.head_batch_norm=false"),
+    NoEffect(
+        "model.head_init",
+        lambda c: c.model.head_batch_norm or (c.model.dense_units > 0 and "dense_units" not in c.space),
+        "only a linear classifier starts from a regression",
+        "set model.dense_units=0 model.head_batch_norm=false",
+    ),
     NoEffect("model.l2_scope", lambda c: c.model.l2 == 0 and "l2" not in c.space, "model.l2=0", "set model.l2"),
     NoEffect("model.l2_scope", _frozen, "no layer of the backbone is trained", "set model.unfreeze_depth"),
     NoEffect("features.dtype", lambda c: c.features.mode == "live", "features.mode=live stores no activations"),

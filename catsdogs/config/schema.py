@@ -143,10 +143,10 @@ class ModelConfig:
     """Classifier on top of the backbone; values searched in `space` replace these."""
 
     unfreeze_depth: Annotated[StrictInt, Field(ge=0, le=10_000)]
-    head_init: Literal["linear_probe", "random"]  # linear_probe: only of a linear classifier
     dense_units: Annotated[StrictInt, Field(ge=0, le=65_536)]  # 0: no hidden layer
     head_batch_norm: StrictBool
     head_batch_norm_momentum: Share  # weight of the old mean at every step
+    head_init: Literal["linear_probe", "random"]  # linear_probe: see `starts_from_probe`
     dropout: Share
     l2: Annotated[StrictFloat, Field(ge=0, le=10)]
     l2_scope: Literal["head", "head_and_backbone"]  # backbone: trained kernels only

@@ -1,6 +1,5 @@
 """Values of settings that are `auto`, chosen when the images are known."""
 
-import math
 from typing import TypeVar
 
 from catsdogs.config.automatic import with_chosen
@@ -10,10 +9,11 @@ from catsdogs.data.dataset import Dataset
 Config = TypeVar("Config", bound=SearchConfig)
 
 # So that the default study takes minutes on two cores without a GPU.
-_IMAGES_OF_TRIAL = 24_000  # images that a model is trained on, over all epochs
+_IMAGES_OF_TRIAL = 16_000  # images of `_SIDE` pixels that a model is trained on, over all epochs
 _EPOCHS = 3, 12
-_IMAGES_OF_JOB = 50_000  # over all trials and folds
+_IMAGES_OF_JOB = 30_000  # over all trials and folds
 _TRIALS = 2, 8
+_SIDE = 224  # pixels
 _LARGE = 1_000  # training images, for batches of 32
 _SIZES = 96, 224  # pixels; the larger one is that of pretraining
 _STRIDE = 32  # of the common backbones
@@ -23,10 +23,11 @@ def fit_to_data(config: Config, dataset: Dataset) -> tuple[Config, str]:
     """Replace the values `auto` by those for the images of a dataset, and return a line for the user, or ""."""
     folds = dataset.folds()
     images = len(folds[0].train_rows)
-    epochs = config.fit.epochs or _within(_EPOCHS, _IMAGES_OF_TRIAL / images)
-    trials = _within(_TRIALS, _IMAGES_OF_JOB / (images * epochs * len(folds))) if config.space else 1
     side = dataset.rows[["width", "height"]].min(axis=1).median()
-    size = _within(_SIZES, _STRIDE * math.ceil(side / _STRIDE))
+    size = config.backbone.image_size or _within(_SIZES, _STRIDE * round(side / _STRIDE))
+    cost = images * (size / _SIDE) ** 2  # of an epoch
+    epochs = config.fit.epochs or _within(_EPOCHS, _IMAGES_OF_TRIAL / cost)
+    trials = _within(_TRIALS, _IMAGES_OF_JOB / (cost * epochs * len(folds))) if config.space else 1
     fit = {"epochs": epochs, "batch_size": 32 if images >= _LARGE else 16}
     others = {"split": {"folds": len(folds)}, "backbone": {"image_size": size}, "tuner": {"max_trials": trials}}
     config, chosen = with_chosen(config, {"fit": fit, **others})

@@ -20,14 +20,14 @@ def dataset_of(images, folds=1, side=200):
     """Return a dataset with this number of training images (in each fold), of which only folds and sizes are known."""
     count = images * 5 // 4
     fold = np.arange(count) % folds if folds > 1 else np.r_[np.full(images, -1), np.zeros(count - images, int)]
-    sides = np.r_[np.full(count // 2, 20), np.full(count - count // 2, side)]
+    sides = np.r_[np.full(count // 3, 20), np.full(count - count // 3, side)]
     rows = pd.DataFrame({"fold": fold, "split": "train", "width": 500, "height": sides})
     return Dataset(rows, *(None,) * 6)  # type: ignore[arg-type]  # the other attributes are not read
 
 
 @pytest.mark.parametrize(
     ("images", "folds", "epochs", "batch_size", "trials"),
-    [(20_000, 1, 3, 32, 2), (8_000, 1, 3, 32, 2), (2_760, 1, 9, 32, 2), (1_280, 1, 12, 32, 3), (252, 5, 12, 16, 3)],
+    [(20_000, 1, 3, 32, 2), (8_000, 1, 3, 32, 2), (2_760, 1, 8, 32, 2), (1_280, 1, 12, 32, 3), (252, 5, 12, 16, 3)],
 )
 def test_values_that_are_auto_fit_the_number_of_images(composed, images, folds, epochs, batch_size, trials):
     config, dataset = to_search_config(composed("data.train=x")), dataset_of(images, folds)
@@ -48,7 +48,7 @@ def test_values_of_the_user_stay_and_a_fixed_space_has_one_trial(composed):
     config = to_search_config(composed("data.train=x", "space=fixed", "fit.epochs=40", "split.folds=1"))
     fitted, note = fit_to_data(config, dataset_of(80))
     assert (fitted.fit.epochs, fitted.tuner.max_trials) == (40, 1)
-    assert note.endswith(": fit.batch_size=16, backbone.image_size=128, tuner.max_trials=1")
+    assert note.endswith(": fit.batch_size=16, backbone.image_size=192, tuner.max_trials=1")
     grid = to_search_config(composed("data.train=x", "tuner=grid"))
     assert fit_to_data(grid, dataset_of(80))[0].tuner.max_trials is None
 
