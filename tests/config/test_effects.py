@@ -22,6 +22,7 @@ NO_EFFECT = [
     (["data.validation=valid", "data.validation_fraction=0.3"], "data.validation, or a part"),
     (["space={}"], "an empty mapping keeps all settings; remove it, or use space=fixed"),
     (["space=head", "backbone.train_batch_norm=true"], "no layer is unfrozen"),
+    (["model.head_batch_norm=true", "model.head_init=random"], "only a linear classifier"),
     (["space=head", "model.l2_scope=head_and_backbone"], "no layer of the backbone"),
     (["~space.l2", "model.l2=0", "model.l2_scope=head_and_backbone"], "model.l2=0"),
     (["model.head_batch_norm=false", "model.head_batch_norm_momentum=0.99"], "model.head_batch_norm=false"),
