@@ -6,7 +6,8 @@ set -euo pipefail
 search() { # NAME OVERRIDE...: later values of a setting replace those below
   python -m catsdogs.search -m study="$1" data.train="$train" backbone.weights="$weights" \
     split.holdout_fraction=0.2 split.folds=3 backbone.image_size=256 augmentation=light schedule=cosine label_smoothing=none \
-    space=fixed model.unfreeze_depth=30 model.dropout=0.2 model.l2=5e-6 fit.epochs=3 tuner.max_trials=1 "${@:2}"
+    space=fixed model.unfreeze_depth=30 model.dropout=0.2 model.l2=5e-6 fit.epochs=3 tuner.max_trials=1 \
+    model.dense_units=256 model.head_batch_norm=true "${@:2}"
 }
 train=$1 weights=${2:-imagenet}
 

@@ -9,7 +9,8 @@ search() { # NAME OVERRIDE...
   python -m catsdogs.search -m study="$1" data.train="$train" data.test="$test" split.holdout_fraction=0.2 "${@:2}"
 }
 recipe=(split.folds=5 backbone.image_size=256 augmentation=light schedule=cosine label_smoothing=none space=fixed
-  model.unfreeze_depth=30 model.dropout=0.2 model.l2=5e-6 fit.epochs=3 tuner.max_trials=1)
+  model.unfreeze_depth=30 model.dropout=0.2 model.l2=5e-6 fit.epochs=3 tuner.max_trials=1
+  model.dense_units=256 model.head_batch_norm=true)
 
 keep() { # STUDY NAME
   mkdir -p "results/$2"

@@ -99,6 +99,8 @@ def benchmark(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             f"data.limit={arguments.images}",
             f"backbone.weights={arguments.weights.resolve()}",
             f"seed={arguments.seed}",
+            "model.dense_units=256",
+            "model.head_batch_norm=true",
         ],
     )
     results: dict[str, Any] = {

@@ -164,9 +164,12 @@ def _trained_fold(config: Any, data: TrialData, models: TrialModels, row: int, n
     from catsdogs.scoring.scores import score_images
     from catsdogs.training.batches import EpochPlan, EvaluationBatches, for_keras
     from catsdogs.training.execution import DivergedError, train, trial_seed
+    from catsdogs.training.linear_probe import start_from_probe
 
     seed, fold = trial_seed(config.seed, str(row), number), data.folds[number]
     trial, rows = models.new_trial(config, seed), fold.validation_rows
+    if config.model.starts_from_probe:
+        start_from_probe(trial, data, number)
     views, labels = data.features.at_cut(trial.cut), data.classes.from_output(data.targets[rows]).argmax(axis=1)
     batches = EvaluationBatches(views, rows, ORIGINAL, config.fit.batch_size)
     losses = np.full((config.fit.epochs, len(rows)), np.nan, np.float16)
