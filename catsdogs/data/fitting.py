@@ -9,14 +9,15 @@ from catsdogs.data.dataset import Dataset
 Config = TypeVar("Config", bound=SearchConfig)
 
 # So that the default study takes minutes on two cores without a GPU.
-_IMAGES_OF_TRIAL = 16_000  # images of `_SIDE` pixels that a model is trained on, over all epochs
-_EPOCHS = 3, 12
-_IMAGES_OF_JOB = 30_000  # over all trials and folds
+_IMAGES_OF_TRIAL = 9_000  # images of `_SIDE` pixels that a model is trained on, over all epochs
+_EPOCHS = 2, 6
+_IMAGES_OF_JOB = 16_000  # over all trials and folds
 _TRIALS = 2, 8
 _SIDE = 224  # pixels
 _LARGE = 1_000  # training images, for batches of 32
 _SIZES = 96, 224  # pixels; the larger one is that of pretraining
 _STRIDE = 32  # of the common backbones
+_SIZE_OF_MANY = 160  # pixels; many images are made smaller, but not below this
 
 
 def fit_to_data(config: Config, dataset: Dataset) -> tuple[Config, str]:
@@ -25,6 +26,8 @@ def fit_to_data(config: Config, dataset: Dataset) -> tuple[Config, str]:
     images = len(folds[0].train_rows)
     side = dataset.rows[["width", "height"]].min(axis=1).median()
     size = config.backbone.image_size or _within(_SIZES, _STRIDE * round(side / _STRIDE))
+    if not config.backbone.image_size and images * (size / _SIDE) ** 2 * _EPOCHS[0] > _IMAGES_OF_TRIAL:
+        size = min(size, _SIZE_OF_MANY)
     cost = images * (size / _SIDE) ** 2  # of an epoch
     epochs = config.fit.epochs or _within(_EPOCHS, _IMAGES_OF_TRIAL / cost)
     trials = _within(_TRIALS, _IMAGES_OF_JOB / (cost * epochs * len(folds))) if config.space else 1
