@@ -29,7 +29,8 @@ cp multirun/final/best/ensemble.csv results/ensemble/
 search seed_recipe experiment=seed_recipe backbone.weights="$weights" fit.epochs=15
 python -m catsdogs.retrain study=seed_recipe calibrate=false && keep seed_recipe seed_recipe
 
-search small "${recipe[@]}" backbone=mobilenet_v2_035 backbone.image_size=256 backbone.weights="$small"
+search small "${recipe[@]}" backbone=mobilenet_v2_035 backbone.image_size=256 backbone.weights="$small" \
+  schedule.peak_lr=0.0003
 python -m catsdogs.retrain study=small evaluate_with=folds 'tta.kinds=[none,flip,crops,views]' && keep small small_single
 cp multirun/small/best/tta.csv results/small_single/
 python -m catsdogs.retrain study=small ensemble=folds tta=flip tta.average=logit && keep small small_ensemble

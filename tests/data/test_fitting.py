@@ -27,7 +27,7 @@ def dataset_of(images, folds=1, side=200):
 
 @pytest.mark.parametrize(
     ("images", "folds", "epochs", "batch_size", "trials"),
-    [(20_000, 1, 3, 32, 2), (8_000, 1, 3, 32, 2), (2_760, 1, 8, 32, 2), (1_280, 1, 12, 32, 3), (252, 5, 12, 16, 3)],
+    [(20_000, 1, 2, 32, 2), (8_000, 1, 2, 32, 2), (2_760, 1, 4, 32, 2), (1_280, 1, 6, 32, 3), (252, 5, 6, 16, 3)],
 )
 def test_values_that_are_auto_fit_the_number_of_images(composed, images, folds, epochs, batch_size, trials):
     config, dataset = to_search_config(composed("data.train=x")), dataset_of(images, folds)
@@ -42,6 +42,14 @@ def test_values_that_are_auto_fit_the_number_of_images(composed, images, folds, 
 def test_the_image_size_is_that_of_the_images_within_bounds(composed, side, size):
     config = to_search_config(composed("data.train=x"))
     assert fit_to_data(config, dataset_of(81, side=side))[0].backbone.image_size == size
+
+
+@pytest.mark.parametrize(("images", "size"), [(6_000, 192), (8_000, 160)])
+def test_many_images_are_made_smaller(composed, images, size):
+    config = to_search_config(composed("data.train=x"))
+    assert fit_to_data(config, dataset_of(images))[0].backbone.image_size == size
+    own = to_search_config(composed("data.train=x", "backbone.image_size=224"))
+    assert fit_to_data(own, dataset_of(images))[0].backbone.image_size == 224
 
 
 def test_values_of_the_user_stay_and_a_fixed_space_has_one_trial(composed):
