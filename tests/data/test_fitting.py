@@ -44,19 +44,19 @@ def test_the_image_size_is_that_of_the_images_within_bounds(composed, side, size
     assert fit_to_data(config, dataset_of(81, side=side))[0].backbone.image_size == size
 
 
-@pytest.mark.parametrize(("images", "size"), [(6_000, 192), (8_000, 160)])
+@pytest.mark.parametrize(("images", "size"), [(6_000, 224), (8_000, 192), (20_000, 160), (100_000, 160)])
 def test_many_images_are_made_smaller(composed, images, size):
     config = to_search_config(composed("data.train=x"))
     assert fit_to_data(config, dataset_of(images))[0].backbone.image_size == size
-    own = to_search_config(composed("data.train=x", "backbone.image_size=224"))
-    assert fit_to_data(own, dataset_of(images))[0].backbone.image_size == 224
+    own = to_search_config(composed("data.train=x", "backbone.image_size=256"))
+    assert fit_to_data(own, dataset_of(images))[0].backbone.image_size == 256
 
 
 def test_values_of_the_user_stay_and_a_fixed_space_has_one_trial(composed):
     config = to_search_config(composed("data.train=x", "space=fixed", "fit.epochs=40", "split.folds=1"))
     fitted, note = fit_to_data(config, dataset_of(80))
     assert (fitted.fit.epochs, fitted.tuner.max_trials) == (40, 1)
-    assert note.endswith(": fit.batch_size=16, backbone.image_size=192, tuner.max_trials=1")
+    assert note.endswith(": fit.batch_size=16, backbone.image_size=224, tuner.max_trials=1")
     grid = to_search_config(composed("data.train=x", "tuner=grid"))
     assert fit_to_data(grid, dataset_of(80))[0].tuner.max_trials is None
 
