@@ -81,11 +81,12 @@ def execute(
             seed = trial_seed(config.seed, record.trial, run)
             epochs = config.fit.epochs if record.epoch_budget is None else record.epoch_budget
             plan = EpochPlan(seed, epochs, record.first_epoch, data.features.views)
-            trial = models.new_trial(with_values(config, record.hyperparameters), seed, steps * record.first_epoch)
+            own = with_values(config, record.hyperparameters)
+            trial = models.new_trial(own, seed, steps * record.first_epoch)
             try:
                 if weights is not None:
                     models.set_weights(trial, weights)
-                elif trial.config.model.starts_from_probe:
+                elif own.model.starts_from_probe:
                     start_from_probe(trial, data, number)
                 views = data.features.at_cut(trial.cut)
                 training = train(trial.model, views, data.targets, fold, config.fit, plan, listener)

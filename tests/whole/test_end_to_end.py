@@ -78,7 +78,7 @@ def test_search_prints_progress_summary_report_and_next_command(study):
     assert lines[-4:-2] == ["Report: multirun/s/report.html", "Tables: multirun/s/report/"]
     assert study.retrain.stdout.splitlines()[-1] == "Report: multirun/s/report.html"
     # Every validation image is misclassified or uncertain, and is in the cache.
-    assert (study.root / "report.html").read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 5
+    assert (study.root / "report.html").read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 10  # with maps
 
 
 @pytest.mark.lowest
