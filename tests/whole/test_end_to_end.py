@@ -246,7 +246,7 @@ def test_parts_of_one_folder_and_own_validation_images(run, tmp_path):
         assert list(predictions_in(best, "validation").index) == expected
         assert list(pd.read_csv(best / "submission.csv")["id"]) == [1, 2, 3]
     report = (tmp_path / "multirun" / "s" / "report.html").read_text()
-    assert report.count("data:image/jpeg") == 12
+    assert report.count("data:image/jpeg") == 24  # with maps
 
 
 def test_folders_of_three_classes_with_corrupted_files_and_labeled_test_images(run, tmp_path):
