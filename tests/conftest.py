@@ -63,8 +63,8 @@ ENGINE: Literal["tensorflow", "keras"] = "tensorflow" if _ON_TENSORFLOW else "ke
 # A study that takes seconds.
 SMALL: tuple[str, ...] = ("data=sample", "data.sample.images_per_class=12", "data.sample.test_images=11")
 SMALL += ("backbone=small_cnn", "backbone.image_size=32", "backbone.arguments.filters=8", "space=small_cnn")
-# One depth, because tracing a depth takes longer than training it.
 SMALL += ("model.dense_units=256", "model.head_batch_norm=true")
+# One depth, because tracing a depth takes longer than training it.
 SMALL += ("space.unfreeze_depth.values=[7]", "tuner.max_trials=2", "fit.epochs=2", "fit.batch_size=8", "split.folds=1")
 
 

@@ -4,7 +4,7 @@ import math
 from typing import TypeVar
 
 from catsdogs.config.automatic import with_chosen
-from catsdogs.config.schema import SearchConfig
+from catsdogs.config.schema import AUTO, SearchConfig
 from catsdogs.data.dataset import Dataset
 
 Config = TypeVar("Config", bound=SearchConfig)
@@ -26,8 +26,9 @@ def fit_to_data(config: Config, dataset: Dataset) -> tuple[Config, str]:
     folds = dataset.folds()
     images = len(folds[0].train_rows)
     side = dataset.rows[["width", "height"]].min(axis=1).median()
-    size = config.backbone.image_size or _within(_SIZES, _STRIDE * math.ceil(side / _STRIDE))
-    if not config.backbone.image_size:
+    size = config.backbone.image_size
+    if size == AUTO:
+        size = _within(_SIZES, _STRIDE * math.ceil(side / _STRIDE))
         while size > _LEAST_OF_MANY and _EPOCHS[0] * _cost(images, size) > _IMAGES_OF_TRIAL:
             size -= _STRIDE
     cost = _cost(images, size)

@@ -15,12 +15,12 @@ LINEAR = ("model.head_init=linear_probe", "model.dense_units=0", "model.head_bat
 STILL = ("schedule=constant", "schedule.peak_lr=1e-9", "model.dropout=0.0", "fit.epochs=1", "fit.batch_size=8")
 
 
-def first_epoch(job, prepared, run=0):
+def first_epoch(job, prepared):
     data, models = prepared(job)
     record = TrialRecord("0", "RUNNING", None, None, 0, 0, 0.0, {"unfreeze_depth": 5})
     with data.features.reading():
         data.features.prepare()
-        trainings, trial = execute(job, [record], data, models, run, lambda *_: None)
+        trainings, trial = execute(job, [record], data, models, 0, lambda *_: None)
     return trainings[0], trial, data
 
 
