@@ -48,8 +48,8 @@ COUNTS = ("operations", "states", "distinct", "tried", *FAULTS, "seconds")
 
 _LONGEST_SECONDS = 600  # a longer command is considered hung
 _AGE_SECONDS = 2 * 86400  # of the files of a state: younger temporary files may belong to another process
-# Columns and keys that depend on the run; engines: only of activations that this run has computed.
-_VARYING = {*TIMES, "ended_seconds", "fill_seconds", "pid", "command", "resumed_after", "engines"}
+# Columns and keys that depend on the run; engines: of activations computed in it; planned: jobs it had to run.
+_VARYING = {*TIMES, "ended_seconds", "fill_seconds", "pid", "command", "planned", "resumed_after", "engines"}
 _NOT_KEPT = re.compile(rf"{NEVER_READ.pattern}|/[.]")  # files that a finished study does without
 _LEFT = re.compile(r"(^|/)[.](?!(hydra|retrain|lock|locks)$)[^/]*$|/[.]retrain/kept$")
 _attempt: dict[str, Any] = {}  # what `_resume` tries, in the processes forked from this one
