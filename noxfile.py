@@ -1,5 +1,6 @@
 """Named commands of contributors and CI, such as `nox -s lint`. Only `lowest` and `jax` create an environment."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def jax(session: nox.Session) -> None:
         search = ("catsdogs.search", "experiment=debug", "tuner.max_trials=2")
         session.run("python", "-m", *search, "study=jax", env=on_jax)
         session.run("python", "-m", "catsdogs.retrain", "study=jax", env=on_jax)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into docs/_build; warnings, such as broken links and pages without one, are errors."""
+    # The pages show the output of commands of this environment, without the paths of this machine.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    build = (sys.executable, "-m", "sphinx", "-q", "-E", "-W", "--keep-going", "-c", "docs", ".", "docs/_build")
+    session.run(*build, env={"PATH": path, "CATSDOGS_CACHE": None, "COLUMNS": "80"})
 
 
 @nox.session

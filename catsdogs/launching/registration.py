@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import resolve_job_name
+from catsdogs.config.descriptions import format_settings
 from catsdogs.config.locations import sweeps_dir
 from catsdogs.launching.isolated import register_launcher
 
@@ -27,6 +28,7 @@ def register() -> None:
     for file in sorted(sweeps_dir().glob("*.yaml")):
         store.store(group="sweeps", name=file.stem, package="_global_", node=OmegaConf.load(file))
     OmegaConf.register_new_resolver("catsdogs.job_name", resolve_job_name, replace=True)
+    OmegaConf.register_new_resolver("catsdogs.settings", format_settings, replace=True)
     OmegaConf.register_new_resolver("catsdogs.expanded", os.path.expanduser, replace=True)
     source: Any = SourcesRegistry.instance().resolve("file")
     if not hasattr(source.load_config, "__wrapped__"):

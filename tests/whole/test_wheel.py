@@ -39,7 +39,8 @@ def test_the_wheel_contains_all_options_declared_studies_and_templates(installed
     package = installed / "catsdogs"
     for folder in ("conf", "sweeps"):
         assert files(PROJECT / folder, "*.yaml") == files(package / folder, "*.yaml")
-    for parts, one in (("template/*", "template/model_card.md.j2"), ("plotly/*", "plotly/LICENSE")):
+    data = {"template/*": "template/model_card.md.j2", "plotly/*": "plotly/LICENSE", "config/*.yaml": "config/*.yaml"}
+    for parts, one in data.items():
         assert files(PROJECT / "catsdogs", parts) == files(package, parts)
         assert list(package.rglob(one))
 
