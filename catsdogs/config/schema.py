@@ -1,6 +1,7 @@
 """Dataclasses of all configuration groups, with the type and range of every setting.
 
-Defaults are in `conf/` only. Other packages take these plain dataclasses and never see Hydra or OmegaConf.
+Defaults are in `conf/` only, meanings in `descriptions.yaml`. Other packages take these plain dataclasses and never see
+Hydra or OmegaConf.
 """
 
 import dataclasses
@@ -58,44 +59,42 @@ class SampleConfig:
 class DataConfig:
     """Images and their split into training and validation."""
 
-    train: Location | None  # zip or folder; of its parts, if it has some, the training part
-    validation: Location | None  # zip or folder; null: a validation part of train, or else validation_fraction of it
-    test: Location | None  # zip or folder; null: no submission
-    sample: SampleConfig | None  # synthetic archives, used if train is null
-    limit: Annotated[StrictInt, Field(ge=4)] | None  # size of a stratified subset of the training images
-    ignore: list[str]  # ids to exclude from training and validation
+    train: Location | None
+    validation: Location | None
+    test: Location | None
+    sample: SampleConfig | None
+    limit: Annotated[StrictInt, Field(ge=4)] | None
+    ignore: list[str]
     validation_fraction: Annotated[StrictFloat, Field(gt=0, lt=1)]
-    split_seed: Seed  # separate from `seed`: jobs with different seeds stay comparable
+    split_seed: Seed
     max_unpacked_gib: Annotated[StrictFloat, Field(gt=0, le=100_000)]
-    labels: Location | None  # CSV or parquet file, a row per image; null: labels are read from folders or file names
-    id_column: str | None  # paths or ids in `labels`; null: the column that fits the images
-    class_column: str | None  # null: the only other column, or the one named label, class, target, category or species
-    group_column: str | None  # images of a group, such as a patient, stay in the same split
-    classes: list[str] | None  # of these only, in this order; null: all, in natural order
+    labels: Location | None
+    id_column: str | None
+    class_column: str | None
+    group_column: str | None
+    classes: list[str] | None
 
 
 @dataclass(config=_CONFIG)
 class SplitConfig:
     """Holdout and folds of the labeled images."""
 
-    holdout_fraction: Share  # fraction of the distinct images, never used by a search
-    # 1: split by data.validation_fraction; more: cross-validation
+    holdout_fraction: Share
     folds: Annotated[StrictInt, Field(ge=1, le=100), Fitted]
-    group_by: Literal["near_duplicates", "copies"]  # images that must stay in the same split
+    group_by: Literal["near_duplicates", "copies"]
 
 
 @dataclass(config=_CONFIG)
 class BackboneConfig:
     """Network without its top, and the pixel range that it expects."""
 
-    builder: str  # dotted name of a function with the interface of keras.applications
-    arguments: dict[str, Any]  # more arguments of the builder, for example alpha
-    # imagenet | path of a .weights.h5, .h5 or .keras file, of a folder or of a study | null (random)
+    builder: str
+    arguments: dict[str, Any]
     weights: Location | None
     image_size: Annotated[StrictInt, Field(ge=16, le=1024), Fitted]
-    preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardized"]  # as in pretraining
-    train_batch_norm: StrictBool  # in unfrozen layers
-    resize: Resize  # of images to squares, see `images.RESIZERS`
+    preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardized"]
+    train_batch_norm: StrictBool
+    resize: Resize  # see `images.RESIZERS`
 
 
 @dataclass(config=_CONFIG)
@@ -105,15 +104,15 @@ class AugmentationConfig:
     Defaults are those of none, because a file may set only a few.
     """
 
-    flip_probability: Proportion = 0.0  # horizontal
-    rotation_degrees: Annotated[StrictFloat, Field(ge=0, le=180)] = 0.0  # angle in [-x, x]
-    shift_fraction: Annotated[StrictFloat, Field(ge=0, le=0.5)] = 0.0  # of the side, each axis in [-x, x]
-    zoom_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0  # scale in [1 - x, 1 + x]
-    shear_degrees: Annotated[StrictFloat, Field(ge=0, le=45)] = 0.0  # horizontal shear angle in [-x, x]
-    brightness_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0  # factor in [1 - x, 1 + x]
-    contrast_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0  # factor about mid-gray in [1 - x, 1 + x]
-    saturation_fraction: Proportion = 0.0  # factor in [1 - x, 1 + x]
-    border: Literal["reflect", "replicate", "black"] = "reflect"  # fill of the area outside the image
+    flip_probability: Proportion = 0.0
+    rotation_degrees: Annotated[StrictFloat, Field(ge=0, le=180)] = 0.0
+    shift_fraction: Annotated[StrictFloat, Field(ge=0, le=0.5)] = 0.0
+    zoom_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0
+    shear_degrees: Annotated[StrictFloat, Field(ge=0, le=45)] = 0.0
+    brightness_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0
+    contrast_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0
+    saturation_fraction: Proportion = 0.0
+    border: Literal["reflect", "replicate", "black"] = "reflect"
 
     @property
     def is_identity(self) -> bool:
@@ -127,15 +126,15 @@ class ScheduleConfig:
 
     kind: Literal["constant", "cosine", "exponential"]
     peak_lr: Annotated[StrictFloat, Field(gt=0, le=10)]
-    warmup_fraction: Share  # of all steps, linear from 0
-    final_fraction: Proportion  # of peak_lr, reached at the last step; ignored by constant
+    warmup_fraction: Share
+    final_fraction: Proportion
 
 
 @dataclass(config=_CONFIG)
 class LabelSmoothingConfig:
     """Smoothing of the training labels."""
 
-    epsilon: Share  # fraction of the target that is spread evenly over all classes
+    epsilon: Share
 
 
 @dataclass(config=_CONFIG)
@@ -143,13 +142,13 @@ class ModelConfig:
     """Classifier on top of the backbone; values searched in `space` replace these."""
 
     unfreeze_depth: Annotated[StrictInt, Field(ge=0, le=10_000)]
-    dense_units: Annotated[StrictInt, Field(ge=0, le=65_536)]  # 0: no hidden layer
+    dense_units: Annotated[StrictInt, Field(ge=0, le=65_536)]
     head_batch_norm: StrictBool
-    head_batch_norm_momentum: Share  # weight of the old mean at every step
-    head_init: Literal["linear_probe", "random"]  # linear_probe: see `starts_from_probe`
+    head_batch_norm_momentum: Share
+    head_init: Literal["linear_probe", "random"]  # see `starts_from_probe`
     dropout: Share
     l2: Annotated[StrictFloat, Field(ge=0, le=10)]
-    l2_scope: Literal["head", "head_and_backbone"]  # backbone: trained kernels only
+    l2_scope: Literal["head", "head_and_backbone"]
 
     @property
     def starts_from_probe(self) -> bool:
@@ -162,8 +161,8 @@ class HyperparameterConfig:
     """One dimension of the search space."""
 
     kind: Literal["choice", "int", "float"]
-    values: Annotated[list[Any], Field(min_length=1)] | None = None  # choice
-    low: StrictFloat | None = None  # int, float
+    values: Annotated[list[Any], Field(min_length=1)] | None = None
+    low: StrictFloat | None = None
     high: StrictFloat | None = None
     step: Annotated[StrictFloat, Field(gt=0)] | None = None
     sampling: Literal["linear", "log"] | None = None
@@ -174,8 +173,8 @@ class TunerConfig:
     """Keras Tuner's oracle, which proposes trials."""
 
     oracle: Literal["random", "bayesian", "hyperband", "grid"]
-    max_trials: Annotated[Count | None, Fitted]  # null: all trials of grid or hyperband
-    arguments: dict[str, Any]  # more arguments of the oracle: see ORACLE_ARGUMENTS
+    max_trials: Annotated[Count | None, Fitted]
+    arguments: dict[str, Any]  # see ORACLE_ARGUMENTS
 
 
 @dataclass(config=_CONFIG)
@@ -187,16 +186,16 @@ class NoArguments:
 class BayesianArguments:
     """Arguments of the oracle `bayesian`, with the defaults of Keras Tuner."""
 
-    num_initial_points: Count | None = None  # random trials; null: three per hyperparameter
-    alpha: Annotated[StrictFloat, Field(gt=0)] = 1e-4  # assumed noise of the scores
-    beta: Annotated[StrictFloat, Field(ge=0)] = 2.6  # larger: more exploration
+    num_initial_points: Count | None = None
+    alpha: Annotated[StrictFloat, Field(gt=0)] = 1e-4
+    beta: Annotated[StrictFloat, Field(ge=0)] = 2.6
 
 
 @dataclass(config=_CONFIG)
 class HyperbandArguments:
     """Arguments of the oracle `hyperband`, with the defaults of Keras Tuner."""
 
-    factor: Annotated[StrictInt, Field(ge=2, le=1_000)] = 3  # of epochs and trials between rounds
+    factor: Annotated[StrictInt, Field(ge=2, le=1_000)] = 3
     hyperband_iterations: Annotated[StrictInt, Field(ge=1, le=1_000)] = 1
 
 
@@ -210,22 +209,22 @@ class FitConfig:
 
     epochs: Annotated[Count, Fitted]
     batch_size: Annotated[StrictInt, Field(ge=1, le=65_536), Fitted]
-    patience: Annotated[StrictInt, Field(ge=0, le=100_000)]  # epochs without a lower val_log_loss before it stops
+    patience: Annotated[StrictInt, Field(ge=0, le=100_000)]
     executions_per_trial: Annotated[StrictInt, Field(ge=1, le=1_000)]
-    class_weights: Literal["none", "balanced"]  # of the loss; balanced: all classes have the same total weight
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # of the trained layers; weights stay float32
-    keep_weights_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]  # of the best trials of a job, for retrain
+    class_weights: Literal["none", "balanced"]
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
+    keep_weights_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]
 
 
 @dataclass(config=_CONFIG)
 class FeaturesConfig:
     """Stored activations of the frozen part of the backbone."""
 
-    mode: Literal["auto", "stored", "live"]  # auto: stored if they fit; live: computed for every batch
-    views: Count | None  # distinct training views; epoch e reads view e mod views
-    dtype: Literal["float32", "float16"]  # of stored activations; float16 is standardized per channel
-    engine: Literal["auto", "openvino", "tensorflow", "keras"]  # inference engine of the frozen part
-    max_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]  # of all; the least recently used are evicted first
+    mode: Literal["auto", "stored", "live"]
+    views: Count | None
+    dtype: Literal["float32", "float16"]
+    engine: Literal["auto", "openvino", "tensorflow", "keras"]
+    max_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]
 
 
 # Limit of distinct training views if `features.views` is null.
@@ -236,10 +235,10 @@ MOST_VIEWS = 10
 class TtaConfig:
     """Test-time augmentation."""
 
-    kind: Literal["none", "flip", "crops", "views", "auto"]  # auto: selected on out-of-sample images
-    views: Annotated[StrictInt, Field(ge=1, le=1_000)] | None = None  # seeded views, made with the job's augmentation
-    average: Literal["probability", "logit"] = "probability"  # averaged over the views; selected by auto
-    kinds: list[Literal["none", "flip", "crops", "views"]] | None = None  # compared by auto; it needs `none`
+    kind: Literal["none", "flip", "crops", "views", "auto"]
+    views: Annotated[StrictInt, Field(ge=1, le=1_000)] | None = None
+    average: Literal["probability", "logit"] = "probability"
+    kinds: list[Literal["none", "flip", "crops", "views"]] | None = None
 
     @property
     def uses_views(self) -> bool:
@@ -251,15 +250,15 @@ class TtaConfig:
 class SelectConfig:
     """Selection of the winner of a job."""
 
-    top_k: Annotated[StrictInt, Field(ge=1, le=1_000)]  # trials to retrain with new seeds; 1: the search decides
-    repeats: Annotated[StrictInt, Field(ge=1, le=1_000)]  # new seeds per trial; the lowest mean wins
+    top_k: Annotated[StrictInt, Field(ge=1, le=1_000)]
+    repeats: Annotated[StrictInt, Field(ge=1, le=1_000)]
 
 
 @dataclass(config=_CONFIG)
 class TimeoutConfig:
     """Time limit of a study."""
 
-    study_seconds: Annotated[StrictFloat, Field(gt=0)] | None  # from the start of the command
+    study_seconds: Annotated[StrictFloat, Field(gt=0)] | None
 
 
 @dataclass(config=_CONFIG)
@@ -274,9 +273,8 @@ class EnsembleConfig:
 class SubmissionConfig:
     """Content of `submission.csv`."""
 
-    template: Location | None  # CSV with the header, ids and columns to write; null: catsdogs' own
+    template: Location | None
     kind: Literal["probability", "class"]
-    # Above it, the second of two classes is written; null: 0.5; auto: the most accurate on out-of-sample images
     threshold: Annotated[Any, AfterValidator(_threshold)]
 
 
@@ -285,8 +283,8 @@ class SearchConfig:
     """Complete configuration of a job."""
 
     study: str
-    studies_dir: Annotated[str, AfterValidator(expanded)]  # parent folder of all studies
-    cache: Location  # unpacked archives, catalogs, pixels, activations
+    studies_dir: Annotated[str, AfterValidator(expanded)]
+    cache: Location
     seed: Seed
     data: DataConfig
     split: SplitConfig
@@ -302,19 +300,19 @@ class SearchConfig:
     tta: TtaConfig
     select: SelectConfig
     timeout: TimeoutConfig
-    varied: list[str]  # keys in the names of job folders, in addition to the composed groups
+    varied: list[str]
 
 
 @dataclass(config=_CONFIG)
 class RetrainConfig(SearchConfig):
     """Configuration of a finished job, and how to retrain it."""
 
-    job: str | None  # null: the best job of the study
-    trial: str | None  # null: the best trial of the job
+    job: str | None
+    trial: str | None
     fit_on: Literal["train", "all"]
     ensemble: EnsembleConfig
-    calibrate: StrictBool  # applied only if it lowers the cross-validated log loss
-    evaluate_with: Literal["auto", "search", "folds"]  # source of out-of-sample predictions
+    calibrate: StrictBool
+    evaluate_with: Literal["auto", "search", "folds"]
     submission: SubmissionConfig
 
 
