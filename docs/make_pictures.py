@@ -1,8 +1,8 @@
-"""Screenshots of a report for the README: parts of `report.html` in Chromium, in light colors.
+"""Screenshots of a report for README and docs/report.md: parts of `report.html` in Chromium, in light colors.
 
 python docs/make_pictures.py multirun/NAME/report.html [--browser /usr/bin/chromium] [--output docs/pictures]
 
-Photographs are not included, because of their copyright.
+Use a study of synthetic images: photographs of other people have a copyright.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 WIDTH = 1100
-PARTS = {"answer": "#summary", "effects": "#effects", "search": "#search figure:first-of-type"}
+PARTS = {
+    "answer": "#summary",
+    "leaderboard": "#leaderboard",
+    "effects": "#effects",
+    "search": "#search figure:first-of-type",
+    "curves": "#curves",
+    "final": "#final",
+    "classes": "#classes",
+    "gallery": "#gallery",
+}
 
 
 def main() -> None:

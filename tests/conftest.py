@@ -1,5 +1,6 @@
 """Shared fixtures: composed configurations, a small training set, commands as a user runs them."""
 
+import json
 import logging
 import os
 import signal
@@ -70,12 +71,12 @@ SMALL += ("space.unfreeze_depth.values=[7]", "tuner.max_trials=2", "fit.epochs=2
 
 @pytest.fixture(scope="session")
 def composed():
-    """Return a function that composes `search` with overrides."""
+    """Return a function that composes `search`, or the configuration `name`, with overrides."""
     register()
 
-    def compose_search(*overrides):
+    def compose_search(*overrides, name="search"):
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose("search", overrides=list(overrides))
+            return compose(name, overrides=list(overrides))
 
     return compose_search
 
@@ -99,6 +100,27 @@ def run_python(folder: Path, *arguments: str, **environment: str) -> subprocess.
     # Every file of a command must respect the umask.
     options: Any = {"capture_output": True, "text": True, "umask": 0o027}
     return subprocess.run(command, cwd=folder, env=env, timeout=600, check=False, **options)
+
+
+# Runs commands in one process, and prints the exit status, stdout and stderr of each.
+_ONE_PROCESS = """
+import contextlib, importlib, io, json, sys
+for sys.argv in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            status = importlib.import_module(f"catsdogs.{sys.argv[0]}").main()
+        except SystemExit as stop:
+            status = stop.code
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
+assert not {"tensorflow", "keras", "keras_tuner"} & set(sys.modules)
+"""
+
+
+def run_together(folder: Path, lines: list[list[str]]) -> list[tuple[int, str, str]]:
+    """Run `search ARGUMENTS` and other commands in one process; return the status, stdout and stderr of each."""
+    done = run_python(folder, "-c", _ONE_PROCESS, json.dumps(lines))
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def commands(folder: Path):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, commands, run_python
+from conftest import SMALL, commands, run_python, run_together
 from PIL import Image
 from synthetic_images import cats_and_dogs, encoded, folder_of, jpeg, zip_of
 
@@ -187,19 +187,6 @@ def test_retraining_a_hyperband_trial_reproduces_its_score(run, tmp_path):
         assert metrics["log_loss"] == pytest.approx(chosen["val_log_loss"], abs=1e-5)
 
 
-# Runs commands in one process, and prints the exit status, stdout and stderr of each.
-ONE_PROCESS = """
-import contextlib, importlib, io, json, sys
-for sys.argv in json.loads(sys.argv[1]):
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        try:
-            status = importlib.import_module(f"catsdogs.{sys.argv[0]}").main()
-        except SystemExit as stop:
-            status = stop.code
-    print(json.dumps([status, out.getvalue(), err.getvalue()]))
-assert not {"tensorflow", "keras", "keras_tuner"} & set(sys.modules)
-"""
-
 USER_ERRORS = [
     (("search", "-m", "data.train=nowhere.zip", "seed=1,2"), ["nowhere.zip"]),
     (("search", "-m", "data=sample", "fit.epochs=1,0"), ["fit.epochs=0"]),
@@ -211,8 +198,7 @@ USER_ERRORS = [
 
 
 def test_user_errors_are_printed_without_tensorflow(tmp_path):
-    given = json.dumps([command for command, _ in USER_ERRORS])
-    results = map(json.loads, ok(run_python(tmp_path, "-c", ONE_PROCESS, given)).stdout.splitlines())
+    results = run_together(tmp_path, [command for command, _ in USER_ERRORS])
     for (command, words), (status, out, err) in zip(USER_ERRORS, results, strict=True):
         assert (status, err.count("error: ")) == (2, 1), (command, out, err)
         (error,) = [line for line in err.splitlines() if line.startswith("error: ")]

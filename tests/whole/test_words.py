@@ -10,7 +10,7 @@ MAX_ALLOWED = 15
 MAX_SHOWN = 100
 CHECKED = (
     *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "noxfile.py", "pyproject.toml"),
-    *("docs", "catsdogs", "conf", "sweeps", "tests", "benchmarks", ".ci", ".github"),
+    *("docs", "examples", "catsdogs", "conf", "sweeps", "tests", "benchmarks", ".ci", ".github"),
     # Data, files of earlier versions, the lists themselves, and plotly.js.
     *(":!*.png", ":!*.npz", ":!*.csv", ":!*.json", ":!tests/golden/studies/[0-9]*", ":!tests/whole/*_words.txt"),
     ":!catsdogs/pages/plotly",
