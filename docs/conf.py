@@ -7,6 +7,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from files_page import files
 from settings_page import options, settings
 
 from catsdogs import __version__
@@ -32,8 +33,9 @@ html_extra_path = ["index.html"]  # leads to the root document
 
 
 def generated(name: str) -> str:
-    """Return the Markdown that replaces `<!-- generated: NAME -->`: a group of `conf/`, or all settings."""
-    return settings() if name == "settings" else "\n".join(options(name))
+    """Return the Markdown that replaces `<!-- generated: NAME -->`: settings, files FOLDER, or a group of `conf/`."""
+    part, _, folder = name.partition(" ")
+    return settings() if part == "settings" else files(folder) if part == "files" else "\n".join(options(name))
 
 
 def setup(app: Any) -> None:

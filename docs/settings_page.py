@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
-from catsdogs.config import schema
+from catsdogs.config import automatic, schema
 from catsdogs.config.compose import VERSION_BASE, as_typed
 from catsdogs.config.descriptions import descriptions, format_value
 from catsdogs.config.locations import conf_dir, sweeps_dir
@@ -37,37 +37,39 @@ def defaults() -> dict[str, Any]:
 
 def types() -> dict[str, str]:
     """Return type and range of every setting by its dotted key, in Markdown."""
-    written = TypeAdapter(schema.RetrainConfig).json_schema()
-    arguments = [TypeAdapter(kind).json_schema()["properties"] for kind in set(schema.ORACLE_ARGUMENTS.values())]
-    texts = dict(_types(written, "", written["$defs"]))
-    texts |= {f"tuner.arguments.{name}": _type(node) for part in arguments for name, node in part.items()}
+    texts = {key: type_text(node) for key, node in flat(TypeAdapter(schema.RetrainConfig).json_schema())}
+    for kind in schema.ORACLE_ARGUMENTS.values():
+        texts |= {f"tuner.arguments.{key}": type_text(node) for key, node in flat(TypeAdapter(kind).json_schema())}
+    texts |= {f"{group}.{name}": f"{texts[f'{group}.{name}']}, or `auto`" for group, name in automatic._SETTINGS}
     return texts | {"submission.threshold": "number above 0, below 1, or `auto`, or `null`"}
 
 
-def _types(group: Mapping[str, Any], prefix: str, parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    hints = get_type_hints(getattr(schema, group["title"]), include_extras=True)
-    for name, node in group["properties"].items():
-        key, text = f"{prefix}{name}", _type(node)
-        fitted = schema.Fitted in getattr(hints[name], "__metadata__", ())
-        yield key, f"{text}, or `auto`" if fitted else text
-        for one in node.get("anyOf", [node, node.get("additionalProperties")]):
-            if isinstance(one, Mapping) and "$ref" in one:
-                inner = f"{key}.NAME." if one is not node and "anyOf" not in node else f"{key}."
-                yield from _types(parts[one["$ref"].rpartition("/")[2]], inner, parts)
+def flat(
+    written: Mapping[str, Any], part: Mapping[str, Any] | None = None, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a JSON schema, or of a part of it, with their schemas; NAME stands for any name."""
+    for name, node in (part or written).get("properties", {}).items():
+        key = f"{prefix}{name}"
+        yield key, node
+        for one in node.get("anyOf", [node]):
+            items = one.get("additionalProperties")
+            for inner, step in ((one, ""), (items if isinstance(items, Mapping) else {}, "NAME.")):
+                if "$ref" in inner:
+                    yield from flat(written, written["$defs"][inner["$ref"].rpartition("/")[2]], f"{key}.{step}")
 
 
-def _type(node: Mapping[str, Any]) -> str:
+def type_text(node: Mapping[str, Any]) -> str:
+    """Return type and range of a JSON schema in Markdown."""
     if "anyOf" in node:
-        return ", or ".join(map(_type, node["anyOf"]))
+        return ", or ".join(map(type_text, node["anyOf"]))
     if "enum" in node:
         return "one of " + ", ".join(f"`{value}`" for value in node["enum"])
-    kind = node.get("type", "group of settings" if "$ref" in node else "any value")
+    kind = node.get("type", "group" if "$ref" in node else "any value")
     if kind == "array":
-        items = _type(node["items"])
-        return f"list of {items.removeprefix('one of ')}"
-    names = {"null": "`null`", "string": "text", "boolean": "`true` or `false`", "object": "group of settings"}
+        return f"list of {type_text(node.get('items', {})).removeprefix('one of ')}"
+    names = {"null": "`null`", "string": "text", "boolean": "`true` or `false`", "object": "group"}
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    ends = [f"{word} {node[end]:,}" for end, word in words.items() if end in node]
+    ends = [f"{word} {node[end]:,}" for end, word in words.items() if end in node and (end != "maximum" or node[end] < 1e9)]
     return ", ".join([names.get(kind, kind), *ends])
 
 
