@@ -69,7 +69,9 @@ def type_text(node: Mapping[str, Any]) -> str:
         return f"list of {type_text(node.get('items', {})).removeprefix('one of ')}"
     names = {"null": "`null`", "string": "text", "boolean": "`true` or `false`", "object": "group"}
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    ends = [f"{word} {node[end]:,}" for end, word in words.items() if end in node and (end != "maximum" or node[end] < 1e9)]
+    ends = [
+        f"{word} {node[end]:,}" for end, word in words.items() if end in node and (end != "maximum" or node[end] < 1e9)
+    ]
     return ", ".join([names.get(kind, kind), *ends])
 
 

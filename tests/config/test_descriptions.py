@@ -1,18 +1,14 @@
 """Every setting has a meaning, which `--help` and the site show, and an example that composes."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
+import settings_page
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from catsdogs.config.descriptions import descriptions, format_settings
 from catsdogs.config.schema import ORACLE_ARGUMENTS, HyperparameterConfig, RetrainConfig, setting_keys
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
-import settings_page
 
 ARGUMENTS = [(kind, field.name) for kind in ORACLE_ARGUMENTS.values() for field in dataclasses.fields(kind)]
 NESTED = {f"space.NAME.{field.name}" for field in dataclasses.fields(HyperparameterConfig)}

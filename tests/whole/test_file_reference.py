@@ -1,16 +1,9 @@
 """The reference of files has every declared column and key, and those of the files that are written."""
 
-import sys
-from pathlib import Path
-
-import pytest
-from catsdogs.comparison.tables import TITLES
+import files_page
 from studies import write_job
 
 from catsdogs.comparison.page.writing import write_report
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
-import files_page
 
 
 def test_every_declared_column_and_key_has_a_meaning():
@@ -22,7 +15,9 @@ def test_every_declared_column_and_key_has_a_meaning():
 
 def test_a_part_of_a_key_with_described_parts_needs_a_meaning():
     names = {"a": "", "a.b": "", "c": "", "d.NAME.e": "", "d": ""}
-    covered = [key for key in ("a", "a.b", "a.x", "c.x.y", "d.NAME.e", "d.NAME.f", "f") if files_page.is_covered(key, names)]
+    covered = [
+        key for key in ("a", "a.b", "a.x", "c.x.y", "d.NAME.e", "d.NAME.f", "f") if files_page.is_covered(key, names)
+    ]
     assert covered == ["a", "a.b", "c.x.y", "d.NAME.e"]
     values = {"a": {"b": 1, "x": 2}, "c": {"x": 1}, "d": {"log_loss": {"e": 1, "f": 2}}, "f": 1}
     assert [*files_page._unknown_keys(values, names)] == ["a.x", "d.NAME.f", "f"]
@@ -31,7 +26,9 @@ def test_a_part_of_a_key_with_described_parts_needs_a_meaning():
 def test_tables_of_a_report_have_only_known_columns(tmp_path):
     study = tmp_path / "night"
     for smoothing in ("none", "mild"):
-        write_job(study, {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothing": smoothing}, trials=12)
+        write_job(
+            study, {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothing": smoothing}, trials=12
+        )
     write_report([study], study / "report.html", False, False)
     assert len([*(study / "report").glob("*.csv")]) >= 8
     assert files_page.undocumented(study / "report", "report") == []
