@@ -54,13 +54,13 @@ def task(config):
     return 0.5
 
 
-def launched(study: Path, seeds: list[int], jobs: int = 1, *overrides: str):
+def launched(study: Path, seeds: list[int], jobs: int = 1):
     """Run the jobs and return their results; job folders are named after the seeds."""
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         shared = ["hydra.mode=MULTIRUN", f"studies_dir={study.parent}", f"study={study.name}"]
-        shared += ["hydra.sweep.subdir=${seed}", *overrides]
+        shared += ["hydra.sweep.subdir=${seed}"]
         config = hydra.compose_config("search", shared, RunMode.MULTIRUN, with_log_configuration=False)
         launcher = IsolatedLauncher(jobs)
         context = HydraContext(hydra.config_loader, Callbacks())

@@ -26,8 +26,8 @@ from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
 # Groups that name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
 _GROUPS = (*COMPOSED_GROUPS, "data", "space", "tuner", "tta", "ensemble", "experiment", "sweeps")
-# Launchers and sweepers that need an optional dependency of catsdogs.
-EXTRAS = {"joblib": "joblib", "ray": "ray", "optuna": "optuna"}
+# Launchers that need an optional dependency of catsdogs.
+EXTRAS = {"joblib": "joblib", "ray": "ray"}
 
 VERSION_BASE = "1.3"  # of Hydra's defaults
 MAX_JOB_NAME = 120  # characters; file systems allow 255 bytes, and tools add prefixes
@@ -89,9 +89,8 @@ def as_typed(override: str) -> str:
     else:
         value = quote_words(value, numbers=name in TEXT_KEYS, null=TEXT_KEYS.get(name, False))
     # Allow keys that the file of the group does not set, such as step; validation explains those without effect.
-    return (
-        ("++" if key.startswith(("augmentation.", "space.", "tta.", "tuner.arguments.")) else "") + key + equals + value
-    )
+    groups = ("augmentation.", "space.", "tta.", "tuner.arguments.", "hydra.sweeper.sampler.", "hydra.sweeper.pruner.")
+    return ("++" if key.startswith(groups) else "") + key + equals + value
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:

@@ -22,7 +22,7 @@ from catsdogs.base.output import continue_without_output
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
 from catsdogs.config.compose import VERSION_BASE, as_typed, resume_command, with_value
 from catsdogs.config.locations import conf_dir
-from catsdogs.launching.failures import JobFailed, exit_from_hook, knows_all_jobs, record_failure, user_message
+from catsdogs.launching.failures import exit_from_hook, record_failure, user_message
 from catsdogs.launching.registration import register
 from catsdogs.launching.study_hooks import StudyCallback
 
@@ -68,7 +68,7 @@ def hydra_application(
         message = None if tracebacks else user_message(error)
         if message is not None:
             return print_error(with_value(message, parsed.overrides))
-        # A launcher or sweeper failed: joblib if a worker was killed, Optuna if no job succeeded.
+        # A launcher or sweeper failed: joblib if a worker was killed.
         if not StudyCallback.report_stopped():
             raise
         return 1
@@ -115,6 +115,4 @@ class JobTask:
             log.error("job %s failed: %s", folder.name, message or error, exc_info=message is None)
             record_failure(hydra_node, folder, error)
             objective = math.nan
-        if multirun and math.isnan(objective) and not knows_all_jobs(hydra_node):
-            raise JobFailed(f"job {folder.name} failed")
         return objective

@@ -18,10 +18,6 @@ from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, job_choi
 log = logging.getLogger(__name__)
 
 
-class JobFailed(Exception):
-    """Failed job, for sweepers that choose jobs one by one: they do not accept NaN."""
-
-
 def exit_from_hook(status: int) -> NoReturn:
     """End the process. Hydra reports an Exception of a hook as a warning; SystemExit passes."""
     sys.stdout.flush()
@@ -42,11 +38,6 @@ def user_message(error: Exception) -> str | None:
     return None if ran_out is None else str(ran_out)
 
 
-def knows_all_jobs(hydra: Any) -> bool:
-    """Return whether the sweeper knows all jobs before the first one starts."""
-    return str(hydra.sweeper._target_).endswith(".BasicSweeper")
-
-
 def job_folder(config: DictConfig) -> Path:
     """Return the folder of the job with this Hydra configuration."""
     return Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
@@ -64,10 +55,8 @@ def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
     # An interrupted job that recorded so is resumed, not failed.
     if job is None or job.state is not State.INTERRUPTED:
         record_failure(config.hydra, folder, error)
-    if knows_all_jobs(config.hydra):
-        # FAILED would keep BasicSweeper from the other jobs, and Hydra from calling on_multirun_end.
-        return JobStatus.COMPLETED, math.nan
-    return JobStatus.FAILED, JobFailed(error)
+    # FAILED would keep BasicSweeper from the other jobs, and Hydra from calling on_multirun_end.
+    return JobStatus.COMPLETED, math.nan
 
 
 def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:

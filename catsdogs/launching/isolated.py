@@ -75,7 +75,7 @@ class IsolatedLauncher(Launcher):
 
     @stoppable()
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[utils.JobReturn]:
-        """Run the jobs. A failed job returns NaN to a sweeper that knows all jobs, and an error to others."""
+        """Run the jobs. A failed job returns NaN, with which every sweeper continues."""
         utils.setup_globals()
         utils.configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         waiting = deque(enumerate(job_overrides))

@@ -1,4 +1,4 @@
-"""Registration of the declared studies, the launcher and the names of job folders with Hydra."""
+"""Registration of the declared studies, launcher, sweeper and names of job folders with Hydra."""
 
 import functools
 import os
@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from catsdogs.base.errors import UserError
@@ -20,8 +22,10 @@ from catsdogs.launching.isolated import register_launcher
 
 
 def register() -> None:
-    """Register the studies of `sweeps/`, the launcher, resolvers and the reader of files; may be called repeatedly."""
+    """Register studies of `sweeps/`, launcher, sweeper, resolvers and reader of files; may be called repeatedly."""
     register_launcher()
+    sweepers: Any = Plugins.instance().class_name_to_class
+    sweepers["hydra_plugins.catsdogs.OptunaSweeper"] = _optuna_sweeper
     store = ConfigStore.instance()
     # Not through hydra.searchpath: it would need the parent of sweeps/. In a checkout that is the repository, and Hydra
     # would treat each of its folders as a configuration group.
@@ -33,6 +37,16 @@ def register() -> None:
     source: Any = SourcesRegistry.instance().resolve("file")
     if not hasattr(source.load_config, "__wrapped__"):
         source.load_config = _reading(source.load_config)
+
+
+def _optuna_sweeper(**settings: Any) -> Sweeper:
+    # Optuna, an optional dependency, is imported for this sweeper only.
+    try:
+        from catsdogs.launching.optuna_sweeper import OptunaSweeper
+    except ImportError as error:
+        fix = "run pip install 'catsdogs[optuna]'"
+        raise UserError(f"hydra/sweeper=catsdogs_optuna: requires Optuna 5; {fix} ({error})") from error
+    return OptunaSweeper(**settings)
 
 
 def _reading(load: Callable[[Any, str], ConfigResult]) -> Callable[[Any, str], ConfigResult]:

@@ -29,7 +29,7 @@ from catsdogs.config.compose import (
 )
 from catsdogs.config.effects import check_search, different, effective
 from catsdogs.config.schema import DataConfig, SearchConfig
-from catsdogs.launching.failures import exit_from_hook, knows_all_jobs, user_message
+from catsdogs.launching.failures import exit_from_hook, user_message
 from catsdogs.network.startup import check_backend
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def _check_launcher(config: DictConfig) -> None:
 
 def _planned_jobs(config: DictConfig) -> list[DictConfig]:
     """Return the configuration of every job of a multirun; empty if another sweeper chooses them one by one."""
-    if not knows_all_jobs(config.hydra):
+    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
         return []
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]

@@ -78,8 +78,6 @@ def test_tta_auto_is_the_default_and_earlier_jobs_keep_their_kinds(composed, tmp
 
 @pytest.mark.parametrize("sweep", [file.stem for file in sweeps_dir().glob("*.yaml")])
 def test_every_job_of_every_declared_study_composes(composed, sweep):
-    if sweep == "optuna":
-        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     params = OmegaConf.load(sweeps_dir() / f"{sweep}.yaml").hydra.sweeper.params
     overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     jobs = BasicSweeper.split_arguments(overrides, None)[0]

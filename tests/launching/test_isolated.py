@@ -76,14 +76,6 @@ def test_failed_killed_and_interrupted_jobs_are_recorded_and_the_others_run(tmp_
     assert (tmp_path / "s" / str(RAISE) / "search.log").read_text().count("ZeroDivisionError: no such number") == 1
 
 
-def test_sweepers_that_choose_jobs_one_by_one_receive_failures(tmp_path):
-    returns = launched(tmp_path / "s", [SUCCEED, RAISE, BE_KILLED], 3, "hydra.sweeper._target_=some.OptunaSweeper")
-    assert [returned.status for returned in returns] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.FAILED]
-    assert returns[0].return_value == 0.5
-    with pytest.raises(Exception, match="killed by signal 9"):
-        returns[2].return_value  # noqa: B018  # a property that raises
-
-
 def test_ctrl_c_lets_the_job_stop_and_starts_no_other(start_study, tmp_path):
     # Ctrl-C reaches both processes (here one after the other), or only the parent: the job is interrupted once.
     for study in ("both", "parent"):
