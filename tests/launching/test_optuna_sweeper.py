@@ -136,8 +136,8 @@ def test_a_failed_job_fails_its_trial_only(run, tmp_path):
     run("x=range(0,7)", task=task, sampler="GridSampler", n_jobs=4, storage=storage)
     study = optuna.load_study(study_name="s", storage=storage)
     states = {trial.params.get("x"): trial.state.name for trial in study.trials}
-    failed = dict.fromkeys((1, 2, 3, 4), "FAIL")
-    assert states == {None: "RUNNING", 0: "COMPLETE", **failed, 5: "PRUNED", 6: "COMPLETE"}
+    failed: dict[Any, str] = dict.fromkeys((1, 2, 3, 4), "FAIL")
+    assert states == failed | {None: "RUNNING", 0: "COMPLETE", 5: "PRUNED", 6: "COMPLETE"}
     assert study.best_params == {"x": 6}
     with pytest.raises(ValueError, match="bad"):
         run("x=choice(1,4,2)", task=task)
