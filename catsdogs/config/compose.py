@@ -37,6 +37,8 @@ _HYDRA_MESSAGES = {
     r"Ambiguous value for argument '(.+)'": r"\1: several values need -m; or pass a list as key=[value1,value2]",
     r"Sweep parameters '(.+)' requires --multirun": r"\1: several values need -m",
     r"BasicSweeper does not support sweep type : .+": "interval(A,B): needs sweeps=optuna; or use choice(A,B)",
+    r"Error in call to target '.+\.BasicSweeper':": "hydra.sweeper: has settings of another sweeper; add "
+    "hydra/sweeper=catsdogs_optuna, or remove them",
     r"Could not override '(.+)'": r"\1: unknown setting; remove it from the command",
     r"Could not override '(.+)'\. No match in the defaults list": r"\1: not a group of this command; remove it",
     r"Could not append to config\. An item is already at '(.+)'": r"+\1: already set; remove the +",

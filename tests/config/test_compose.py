@@ -292,6 +292,8 @@ def test_the_name_of_a_study_is_not_swept_and_arguments_of_the_tuner_are_set_wit
     assert with_value("null: not an option", ["seed=1", "+tta=Null"]) == "+tta=null: not an option"
     assert with_value("space.l2.lo: unknown setting", overrides) == "space.l2.lo=5: unknown setting"
     assert with_value("interval(A,B): needs x", ["seed=interval(1,2)"]) == "seed=interval(1,2): needs x"
+    error = HydraException("Error in call to target 'hydra.BasicSweeper':\nTypeError('unexpected argument')")
+    assert "hydra.sweeper: has settings of another sweeper; add hydra/sweeper=" in format_config_error(error)
 
 
 @pytest.mark.parametrize("command", ["search", "retrain"])
