@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from catsdogs.launching.isolated import IsolatedLauncher
 from catsdogs.launching.registration import register
 from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING
 
-SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOREVER, BE_INTERRUPTED = range(7)
+SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOREVER, BE_INTERRUPTED, GROW, BE_STOPPED, KILLED_IDLE, SLOW = range(11)
+
+_kept = []
 
 
 def task(config):
@@ -49,8 +52,15 @@ def task(config):
         time.sleep(1)
         (folder / "ended").touch()
         raise
-    best = {"trial": "0", "val_log_loss": 0.5}
-    write_json(folder / RESULT, {"status": OK, "threads": os.environ.get("OMP_NUM_THREADS"), "best_trial": best})
+    if config.seed == GROW:
+        _kept.append(bytes(range(256)) * (1 << 20))
+    if config.seed == SLOW:
+        time.sleep(2)
+    if config.seed == KILLED_IDLE:  # after the job
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    result = {"status": OK, "threads": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()}
+    result |= {"stopped": "timeout"} if config.seed == BE_STOPPED else {}
+    write_json(folder / RESULT, {**result, "best_trial": {"trial": "0", "val_log_loss": 0.5}})
     return 0.5
 
 

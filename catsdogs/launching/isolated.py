@@ -1,16 +1,19 @@
-"""Hydra launcher that runs every job in its own process: a crash affects only that job, and its memory is freed.
+"""Hydra launcher that runs jobs in other processes: a crash affects only that job.
 
-`hydra/launcher=isolated`, the default of `catsdogs.search -m`. `hydra.launcher.jobs=2` runs two jobs at a time.
+`hydra/launcher=isolated`, the default of `catsdogs.search -m`. `hydra.launcher.jobs=2` runs two jobs at a time. After a
+job that ended as planned, its process runs the next one, which saves the start of TensorFlow; see `_ended_well`.
 """
 
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -23,6 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.files import read_json
 from catsdogs.base.interrupts import held, stoppable
 from catsdogs.base.output import lost_output
 from catsdogs.base.processes import share_of_machine, threads
@@ -38,6 +42,7 @@ _INTERRUPTED = (130, 143)  # exit statuses
 
 _POLL_SECONDS = 1.0  # a signal may arrive just before the wait
 _EXIT_SECONDS = 60.0  # for a process to exit after its job
+_MEMORY_GROWTH = 1.5  # of a process since the end of its first job; above it, the next job gets a new process
 _PATIENCE_SECONDS = 1.0  # after Ctrl-C; the message about waiting is for jobs that take longer to stop
 
 _log = logging.getLogger(__name__)
@@ -51,18 +56,25 @@ def register_launcher() -> None:
 
 
 @dataclass(frozen=True)
-class _Child:
-    """A running job: its index in this launch, and its slot among the jobs that run at the same time."""
+class _Worker:
+    """A process that runs jobs of one slot, and so with the threads and the GPU of that slot, one after another."""
 
-    index: int
-    slot: int
-    config: DictConfig
+    slot: int  # among the jobs that run at the same time
     process: SpawnProcess
     connection: Connection
 
 
+@dataclass(frozen=True)
+class _Child:
+    """A running job, with its index in this launch."""
+
+    index: int
+    config: DictConfig
+    worker: _Worker
+
+
 class IsolatedLauncher(Launcher):
-    """Launcher that runs every job in a spawned process, and continues if one is killed."""
+    """Launcher that runs jobs in spawned processes, and continues if one is killed."""
 
     def __init__(self, jobs: int = 1) -> None:
         if not isinstance(jobs, int) or jobs < 1:
@@ -81,6 +93,7 @@ class IsolatedLauncher(Launcher):
         waiting = deque(enumerate(job_overrides))
         slots = list(range(self._jobs))
         running: dict[Connection, _Child] = {}
+        idle: dict[int, _Worker] = {}  # by slot
         returns: dict[int, utils.JobReturn] = {}
         try:
             while waiting or running:
@@ -93,15 +106,22 @@ class IsolatedLauncher(Launcher):
                     waiting.popleft()
                     # The process must be known to `_stop`, and have its own handlers, before a signal arrives.
                     with held():
-                        child = self._start(index, config, slots.pop(0))
-                        running[child.connection] = child
+                        slot = slots.pop(0)
+                        child = self._start(index, config, idle.pop(slot, None) or self._spawn(slot))
+                        running[child.worker.connection] = child
                 for connection in wait(list(running), _POLL_SECONDS):
                     child = running[connection]  # type: ignore[index]
-                    returns[child.index] = self._finish(child)
-                    del running[child.connection]
-                    slots.append(child.slot)
+                    returns[child.index], reusable = self._finish(child)
+                    del running[child.worker.connection]
+                    slots.append(child.worker.slot)
+                    if reusable and waiting:
+                        idle[child.worker.slot] = child.worker
+                    else:
+                        _close(child.worker)
+            for worker in idle.values():
+                _close(worker)
         except BaseException:
-            _stop(running.values())
+            _stop([*(child.worker.process for child in running.values()), *(one.process for one in idle.values())])
             raise
         return [returns[index] for index in range(len(job_overrides))]
 
@@ -111,12 +131,9 @@ class IsolatedLauncher(Launcher):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def _start(self, index: int, config: DictConfig, slot: int) -> _Child:
-        name = f"job {job_folder(config).name}"
-        _log.info("starting %s: %s", name, " ".join(utils.filter_overrides(list(config.hydra.overrides.task))))
-        receiver, sender = _SPAWN.Pipe(duplex=False)
-        arguments = (sender, self._context, self._task, config)
-        process = _SPAWN.Process(target=_run_in_child, args=arguments, name=name)
+    def _spawn(self, slot: int) -> _Worker:
+        connection, of_worker = _SPAWN.Pipe()
+        process = _SPAWN.Process(target=_run_jobs, args=(of_worker, self._context, self._task), name=f"slot {slot}")
         # Otherwise buffered lines are printed after those of the job.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -124,30 +141,63 @@ class IsolatedLauncher(Launcher):
         limit = threads() // self._jobs if self._jobs > 1 else None
         with utils.env_override(share_of_machine(self._jobs, slot, limit)):
             process.start()
-        sender.close()
-        return _Child(index, slot, config, process, receiver)
+        of_worker.close()
+        return _Worker(slot, process, connection)
 
-    def _finish(self, child: _Child) -> utils.JobReturn:
-        """Return the result of the job; if its process was killed, record the failure in its folder."""
+    def _start(self, index: int, config: DictConfig, worker: _Worker) -> _Child:
+        worker.process.name = f"job {job_folder(config).name}"
+        task_overrides = utils.filter_overrides(list(config.hydra.overrides.task))
+        _log.info("starting %s: %s", worker.process.name, " ".join(task_overrides))
+        sys.stdout.flush()
+        sys.stderr.flush()
         try:
-            status, value = child.connection.recv()
+            worker.connection.send(config)
+        except OSError:  # killed while it was idle
+            _close(worker)
+            worker = self._spawn(worker.slot)
+            worker.connection.send(config)
+        return _Child(index, config, worker)
+
+    def _finish(self, child: _Child) -> tuple[utils.JobReturn, bool]:
+        """Return the result of the job, and whether its process can run another one.
+
+        If the process was killed, record the failure in the folder of the job.
+        """
+        try:
+            status, value, reusable = child.worker.connection.recv()
         except (EOFError, OSError):
             # OSError: it was killed while it sent the result.
-            child.process.join()
-            status, value = record_crash(child.config, _describe_exit(child.process.exitcode))
-        child.connection.close()
-        child.process.join(_EXIT_SECONDS)
-        if child.process.is_alive():
-            _log.warning("%s finished, but its process did not exit; killing it", child.process.name)
-            child.process.kill()
-            child.process.join()
-        if child.process.exitcode in (1, 2, 141):  # of `exit_status_of`, after the result was sent or without one
-            lost_output(child.process.exitcode)
+            child.worker.process.join()
+            status, value = record_crash(child.config, _describe_exit(child.worker.process.exitcode))
+            reusable = False
         overrides = list(child.config.hydra.overrides.task)
-        return utils.JobReturn(cfg=child.config, overrides=overrides, status=status, _return_value=value)
+        returned = utils.JobReturn(cfg=child.config, overrides=overrides, status=status, _return_value=value)
+        return returned, reusable and _ended_well(child.config)
 
 
-def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
+def _ended_well(config: DictConfig) -> bool:
+    """Return whether a job was searched to its end: not after an error, an interrupt or the time limit."""
+    from catsdogs.study.jobs import OK, RESULT  # imports pandas, which `--help` need not wait for
+
+    with suppress(OSError, ValueError):
+        result = read_json(job_folder(config) / RESULT)
+        return result.get("status") == OK and "stopped" not in result
+    return False
+
+
+def _close(worker: _Worker) -> None:
+    """Let an idle process exit."""
+    worker.connection.close()
+    worker.process.join(_EXIT_SECONDS)
+    if worker.process.is_alive():
+        _log.warning("%s finished, but its process did not exit; killing it", worker.process.name)
+        worker.process.kill()
+        worker.process.join()
+    if worker.process.exitcode in (1, 2, 141):  # of `exit_status_of`, after the result was sent or without one
+        lost_output(worker.process.exitcode)
+
+
+def _run_jobs(connection: Connection, context: HydraContext, task: TaskFunction) -> None:
     from catsdogs.config.compose import VERSION_BASE
     from catsdogs.launching.registration import register
 
@@ -157,9 +207,16 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
         register()
         utils.setup_globals()
         version.setbase(VERSION_BASE)
-        utils.JobRuntime.instance().set("name", config.hydra.job.name)
-        returned = utils.run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
-        connection.send((returned.status, returned._return_value))
+        memory_after_first = 0
+        with suppress(EOFError):  # the launcher has no other job
+            while True:
+                config = connection.recv()
+                utils.JobRuntime.instance().set("name", config.hydra.job.name)
+                returned = utils.run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                memory_after_first = memory_after_first or memory
+                reusable = memory < _MEMORY_GROWTH * memory_after_first and not lost_output()
+                connection.send((returned.status, returned._return_value, reusable))
         return 0
 
     sys.exit(exit_status_of(run, in_job=True))
@@ -182,9 +239,9 @@ def _describe_exit(exit_code: int | None) -> str:
     return f"killed by signal {-exit_code}{name}{guess}"
 
 
-def _stop(children: Iterable[_Child]) -> None:
+def _stop(processes: Iterable[SpawnProcess]) -> None:
     """Stop the jobs as after Ctrl-C; a second Ctrl-C kills them, see `interrupts.end_at_once`."""
-    alive = [child.process for child in children if child.process.is_alive()]
+    alive = [process for process in processes if process.is_alive()]
     for process in alive:
         # Not SIGINT: a background job may ignore it.
         process.terminate()

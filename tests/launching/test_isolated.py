@@ -13,7 +13,20 @@ import isolated_study
 import pandas as pd
 import pytest
 from hydra.core.utils import JobStatus
-from isolated_study import BE_INTERRUPTED, BE_KILLED, EXIT, RAISE, SUCCEED, WAIT, WAIT_FOREVER, launched
+from isolated_study import (
+    BE_INTERRUPTED,
+    BE_KILLED,
+    BE_STOPPED,
+    EXIT,
+    GROW,
+    KILLED_IDLE,
+    RAISE,
+    SLOW,
+    SUCCEED,
+    WAIT,
+    WAIT_FOREVER,
+    launched,
+)
 
 from catsdogs.base.files import read_json
 from catsdogs.study.jobs import INTERRUPTED
@@ -74,6 +87,21 @@ def test_failed_killed_and_interrupted_jobs_are_recorded_and_the_others_run(tmp_
     assert (killed["threads"], good["threads"]) == ("3", "3")
     assert {RAISE, BE_KILLED, EXIT} <= set(pd.read_csv(tmp_path / "s" / "leaderboard.csv")["job"])
     assert (tmp_path / "s" / str(RAISE) / "search.log").read_text().count("ZeroDivisionError: no such number") == 1
+
+
+def test_a_process_runs_the_next_job_only_after_one_that_ended_well_without_much_more_memory(tmp_path):
+    seeds = [SUCCEED, 100, GROW, 101, RAISE, 102, BE_STOPPED, 103, BE_INTERRUPTED, 104, 105]
+    launched(tmp_path / "s", seeds)
+    processes = [[SUCCEED, 100, GROW], [101], [102, BE_STOPPED], [103], [104, 105]]
+    pids = [{read_json(tmp_path / "s" / str(seed) / "result.json")["pid"] for seed in seeds} for seeds in processes]
+    assert [len(pid) for pid in pids] == [1] * 5
+    assert len(set.union(*pids)) == 5
+
+
+def test_a_process_that_is_killed_between_jobs_fails_none(tmp_path):
+    # The second process is idle until the first job ends, because the third job has the folder of the first.
+    returns = launched(tmp_path / "s", [SLOW, KILLED_IDLE, SLOW], 2)
+    assert [returned.return_value for returned in returns] == [0.5] * 3
 
 
 def test_ctrl_c_lets_the_job_stop_and_starts_no_other(start_study, tmp_path):
