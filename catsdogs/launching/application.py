@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from catsdogs.base.bar import progress_bar
 from catsdogs.base.errors import print_error
 from catsdogs.base.interrupts import acknowledge, exit_status, stoppable
 from catsdogs.base.output import continue_without_output
@@ -104,7 +105,8 @@ class JobTask:
             os.environ.update(share_of_machine(jobs, int(hydra_node.job.num), thread_limit()))
         folder = Path(hydra_node.runtime.output_dir)
         try:
-            with stoppable(in_job=multirun):
+            jobs_at_a_time = hydra_node.launcher.get("jobs", hydra_node.launcher.get("n_jobs", 1)) if multirun else 1
+            with stoppable(in_job=multirun), progress_bar(jobs_at_a_time == 1):
                 objective = self.task(config)
         except Exception as error:
             message = user_message(error)

@@ -107,7 +107,7 @@ class IsolatedLauncher(Launcher):
                     # The process must be known to `_stop`, and have its own handlers, before a signal arrives.
                     with held():
                         slot = slots.pop(0)
-                        child = self._start(index, config, idle.pop(slot, None) or self._spawn(slot))
+                        child = self._start(index, config, idle.pop(slot) if slot in idle else self._spawn(slot))
                         running[child.worker.connection] = child
                 for connection in wait(list(running), _POLL_SECONDS):
                     child = running[connection]  # type: ignore[index]

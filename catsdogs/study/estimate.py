@@ -38,7 +38,7 @@ class JobEstimate:
         earlier: Sequence[int] = (),
     ) -> None:
         self._trials_left = None if trials is None else trials - len(earlier)
-        self._budget = epochs
+        self.epochs = epochs
         self._depths = list(depths or ())
         self._lengths: list[float] = list(earlier)  # epochs of finished trials
         self._fills = fills
@@ -72,13 +72,13 @@ class JobEstimate:
         if not self._trials_left or sum(one.epochs for one in trials) < LEAST_EPOCHS:
             return None
         longer = [length for length in self._lengths if length > current.epochs]
-        expected = statistics.fmean(longer) if longer else self._budget
+        expected = statistics.fmean(longer) if longer else self.epochs
         left = (expected - current.epochs) * self._epoch_seconds(trials, current.depth)
         if current.setup is None:
             waited = time.monotonic() - current.started - (self._fills()[0] - current.filled)
             left += max(0.0, self._setup_seconds(trials, current.depth) - waited)
         later = max(0, self._trials_left - 1)
-        mean = statistics.fmean(self._lengths or [self._budget])
+        mean = statistics.fmean(self._lengths or [self.epochs])
         depths = self._depths or [one.depth for one in trials]
         left += later * mean * statistics.fmean(self._epoch_seconds(trials, depth) for depth in depths)
         # Of depths that are proposed at random, this many are new.
@@ -92,7 +92,7 @@ class JobEstimate:
     def fill(self) -> float:
         """Return the seconds that filling has taken and will take, for the views that trials will probably read."""
         seconds, views, total = self._fills()
-        longest = max([*self._lengths, self._current.epochs]) if self._lengths else self._budget
+        longest = max([*self._lengths, self._current.epochs]) if self._lengths else self.epochs
         return seconds + seconds / max(1, views) * max(0.0, min(total, longest) - views)
 
     def _epoch_seconds(self, trials: Sequence[_Trial], depth: int) -> float:

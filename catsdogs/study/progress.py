@@ -1,4 +1,4 @@
-"""Progress of jobs and studies as plain log lines, the same on a terminal, in a log file and in a batch queue.
+"""Progress of jobs and studies: log lines, the same on a terminal, in a log file and in a batch queue, and a bar.
 
 The line of a study is made from the files that all its processes write: also of parallel jobs and earlier runs.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from catsdogs.base.bar import draw
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import parse_timestamp
 from catsdogs.base.text import counted, format_duration, sanitize_line, time_left
@@ -62,11 +63,13 @@ class JobProgress:
         """
         now = time.monotonic()
         self._estimate.progress(epochs_done + share, logs is None)
+        position = f"trial {self._trials_done + 1}/{self._trials or '?'}, "
+        position += f"{f'fold {fold}, ' if fold else ''}epoch {epoch + 1}/{epochs}"
+        trials = self._trials_done + min(1.0, (epochs_done + share) / self._estimate.epochs)
+        draw(self._trials and trials / self._trials, lambda: position + self._left())
         if logs is None and (share >= 1 or now - self._last_line < WITHIN_EPOCH_SECONDS):
             return
         self._last_line = now
-        position = f"trial {self._trials_done + 1}/{self._trials or '?'}, "
-        position += f"{f'fold {fold}, ' if fold else ''}epoch {epoch + 1}/{epochs}"
         if logs is None:
             status = f"{share:.0%} of the epoch"
         else:
