@@ -96,7 +96,10 @@ def summarize(study_data: StudyData) -> Summary:
     caveats += _few_images(study_data, best) + no_command + _selection_caveats(study_data, comparable)
     final = study_data.final_models.get(first["study"])
     if final is not None:
-        sentences = [*_final_sentences(final, first), f"Search: {headline}", *sentences]
+        own, scores = _final_sentences(final, first), sentences[0].partition(": ")[2]
+        # Weights that the trial left are the final model, with the same scores.
+        rest = sentences[1:] if any(scores in sentence for sentence in own) else sentences
+        sentences = [*own, f"Search: {headline}", *rest]
         headline = _final_headline(final)
         replace = {} if _is_current(final, first) or not retrain else {"Replace the final model": retrain}
         commands = {_PREDICT: predict_command(study_data.jobs[best].folder.parent)} | replace
