@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 from hydra import version
 from hydra.core import utils
@@ -213,13 +214,24 @@ def _run_jobs(connection: Connection, context: HydraContext, task: TaskFunction)
                 config = connection.recv()
                 utils.JobRuntime.instance().set("name", config.hydra.job.name)
                 returned = utils.run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
-                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                memory = _memory()
                 memory_after_first = memory_after_first or memory
                 reusable = memory < _MEMORY_GROWTH * memory_after_first and not lost_output()
                 connection.send((returned.status, returned._return_value, reusable))
         return 0
 
     sys.exit(exit_status_of(run, in_job=True))
+
+
+def _memory() -> int:
+    """Return the memory of this process in a unit of the system: resident on Linux, elsewhere the peak.
+
+    On Linux, the peak includes that of the parent before the start of this process.
+    """
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _exit_with_parent() -> None:
