@@ -25,7 +25,7 @@ from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, VALIDATION, valida
 from catsdogs.study.jobs import JobRecord, State, read_jobs
 from catsdogs.study.leaderboard import choice_names, job_columns, job_row
 from catsdogs.study.plan import PLAN, Plan, deleted_jobs
-from catsdogs.study.trials import TrialRecord, read_trials
+from catsdogs.study.trials import TrialRecord, outcome, read_trials
 
 # Earlier versions did not record paths.
 _SPLIT = Table(
@@ -47,7 +47,7 @@ class StudyData:
         jobs: jobs by label, without those that are waiting.
         leaderboard: a row per job, best first, failed and waiting jobs last: label, study, job, status (ok, failed,
             running, waiting, deleted), the choices, val_log_loss, val_accuracy, best_trial, hyperparameters of the best
-            trial, trials_completed, trials_failed, trials, trials_planned, validation_images, data_digest, seconds,
+            trial, trials_completed, trials_stopped, trials_failed, trials, trials_planned, validation_images, data_digest, seconds,
             started (ISO 8601), state (a `State`: a job with status running may have been killed), error.
         trials: a row per trial: label, study, job, trial, status, val_log_loss (NaN if the trial cannot win),
             val_accuracy, epochs, best_epoch, epoch_budget, seconds, ended_seconds (sum of the trials' seconds from the
@@ -175,7 +175,7 @@ def read_study_data(folders: list[Path]) -> StudyData:
         for name in waiting:
             state = State.DELETED if name in deleted else State.WAITING
             row = {"label": prefix + name, "study": study, "job": name, "status": state.value, "state": state}
-            rows.append(row | dict.fromkeys(("trials_completed", "trials_failed", "trials"), 0))
+            rows.append(row | dict.fromkeys(("trials_completed", "trials_stopped", "trials_failed", "trials"), 0))
         if final := _final(folder, study, problems):
             final_models[study] = final
     epochs = [table for table in epochs if len(table)]
@@ -215,8 +215,8 @@ def _row(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> dict
     """Return the leaderboard row of a job. Trials are counted from their records, which unfinished jobs have too."""
     row, result = clean(job_row(job, choices)), job.result
     row |= {name: number(row[name]) for name in ("val_log_loss", "val_accuracy", "seconds")}
-    completed = sum(record.can_win for record in records)
-    row |= {"trials_completed": completed, "trials_failed": len(records) - completed, "trials": len(records)}
+    counts = outcome(records, None)["trials"]
+    row |= {f"trials_{name}": counts[name] for name in ("completed", "stopped", "failed")} | {"trials": len(records)}
     row |= {"trials_planned": result["trials"].get("planned"), "started": result.get("started")}
     return row | {"state": job.state, "error": str(result.get("error") or "") or None}
 

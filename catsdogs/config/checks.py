@@ -144,7 +144,7 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
         yield f"tta.kinds={shown}: {problem}"
     if tta.uses_views and tta.views is None:
         yield f"tta.views=null: must be set with tta={tta.kind} and its kind views; set tta.views=10"
-    if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
+    if config.tuner.max_trials is None and config.tuner.oracle in ("random", "race", "bayesian"):
         yield f"tuner.max_trials=null: must be at least 1 with tuner.oracle={config.tuner.oracle}"
 
 
@@ -231,6 +231,9 @@ def _check_tuner(config: SearchConfig) -> None:
     oracle, arguments = config.tuner.oracle, config.tuner.arguments
     if oracle == "hyperband" and not config.space:
         raise UserError("tuner=hyperband: not supported with an empty space; use tuner=random")
+    if oracle == "race" and config.fit.executions_per_trial > 1:
+        key = f"fit.executions_per_trial={config.fit.executions_per_trial}"
+        raise UserError(f"{key}: not supported with tuner=race; use 1, or tuner=random")
     kind = ORACLE_ARGUMENTS[oracle]
     known = [field.name for field in dataclasses.fields(kind)]
     for name, value in arguments.items():

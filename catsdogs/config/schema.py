@@ -172,14 +172,14 @@ class HyperparameterConfig:
 class TunerConfig:
     """Keras Tuner's oracle, which proposes trials."""
 
-    oracle: Literal["random", "bayesian", "hyperband", "grid"]
+    oracle: Literal["random", "race", "bayesian", "hyperband", "grid"]
     max_trials: Annotated[Count | None, Fitted]
     arguments: dict[str, Any]  # see ORACLE_ARGUMENTS
 
 
 @dataclass(config=_CONFIG)
 class NoArguments:
-    """Arguments of the oracles `random` and `grid`: none."""
+    """Arguments of the oracles `random`, `race` and `grid`: none."""
 
 
 @dataclass(config=_CONFIG)
@@ -199,7 +199,7 @@ class HyperbandArguments:
     hyperband_iterations: Annotated[StrictInt, Field(ge=1, le=1_000)] = 1
 
 
-ORACLE_ARGUMENTS: dict[str, type] = dict.fromkeys(("random", "grid"), NoArguments)
+ORACLE_ARGUMENTS: dict[str, type] = dict.fromkeys(("random", "race", "grid"), NoArguments)
 ORACLE_ARGUMENTS |= {"bayesian": BayesianArguments, "hyperband": HyperbandArguments}
 
 

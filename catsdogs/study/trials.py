@@ -14,6 +14,7 @@ from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.config.schema import SEARCHABLE
 
 COMPLETED = "COMPLETED"
+STOPPED = "STOPPED"  # by a race; `error` is the reason
 
 # The columns of trials.csv before and after the hyperparameters.
 _LEADING: dict[str, Any] = {"trial": int, "status": str, "val_log_loss": float | None, "val_accuracy": float | None}
@@ -28,7 +29,15 @@ JOB_COLUMNS = (
     *("val_log_loss", "val_log_loss_low", "val_log_loss_high", "share_best", "val_accuracy", "val_errors"),
     "best_trial",
     HYPERPARAMETERS,
-    *("trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest"),
+    *(
+        "trials_completed",
+        "trials_stopped",
+        "trials_failed",
+        "trials",
+        "trials_planned",
+        "validation_images",
+        "data_digest",
+    ),
     *("seconds", "started", "state", "error"),
 )
 
@@ -44,14 +53,14 @@ class TrialRecord:
     """One trial."""
 
     trial: str  # number in the job, from 0
-    status: str  # of Keras Tuner: COMPLETED, FAILED, INVALID or RUNNING
+    status: str  # of Keras Tuner: COMPLETED, FAILED, INVALID or RUNNING; STOPPED
     val_log_loss: float | None  # mean over executions at the best epoch; None: the trial did not complete
     val_accuracy: float | None  # mean over executions at the best epoch
     epochs: int  # trained epochs, rounded mean over executions
     best_epoch: int  # from 1, rounded mean over executions
     seconds: float  # wall time of all executions
     hyperparameters: dict[str, Any]  # searched values
-    error: str = ""  # last line of the traceback
+    error: str = ""  # last line of the traceback, or why a race stopped it
     parent: str = ""  # trial from whose weights a promoted Hyperband trial continued
     first_epoch: int = 0  # epochs trained by its ancestors
     epoch_budget: int | None = None  # number of the last epoch that it could train; None: not recorded
@@ -100,8 +109,9 @@ def summary(record: TrialRecord) -> dict[str, Any]:
 def outcome(records: Collection[TrialRecord], planned: int | None) -> dict[str, Any]:
     """Return the entries of `result.json` about the trials of a job, finished or stopped early."""
     best = best_trial(records)
-    completed = sum(record.can_win for record in records)
-    counts = {"total": len(records), "completed": completed, "failed": len(records) - completed}
+    completed, stopped = sum(record.can_win for record in records), sum(record.status == STOPPED for record in records)
+    failed = len(records) - completed - stopped
+    counts = {"total": len(records), "completed": completed, "stopped": stopped, "failed": failed}
     return {
         "best_trial": None if best is None else summary(best),
         "objective": None if best is None else best.val_log_loss,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,10 @@ class Training:
     val_accuracy: float
 
 
+# Called after an epoch with its number, from 1, and a function that returns the outputs, float32 (n, C),
+# for the validation images of the fold at the best epoch so far; returns whether the training stops.
+AtRung = Callable[[int, Callable[[], np.ndarray]], bool]
+
 # Called with (epoch from 0, finished fraction of it, None) after a batch, and with (epoch, 1.0, logs) after an epoch.
 Listener = Callable[[int, float, dict[str, float] | None], None]
 
@@ -63,6 +67,7 @@ def execute(
     run: int,
     listener: Listener,
     weights: list[np.ndarray] | None = None,
+    rungs: Mapping[int, AtRung] | None = None,
 ) -> tuple[list[Training], TrialModel]:
     """Train a trial on one fold; the model is reproducible on the same data and machine.
 
@@ -70,7 +75,8 @@ def execute(
     optimizer. Returns the training of each record, and the model of the last one; raises `DivergedError` as `train`.
 
     `records` are `trials.lineage` of the trial, or its last records, each trained from `first_epoch` to `epoch_budget`;
-    `run` is as in `trial_seed`; `weights` are those before the first record, None for new ones.
+    `run` is as in `trial_seed`; `weights` are those before the first record, None for new ones; `rungs`: by number of
+    epochs, what is called after them.
     """
     number = run % len(data.folds)
     fold = data.folds[number]
@@ -89,7 +95,7 @@ def execute(
                 elif own.model.starts_from_probe:
                     start_from_probe(trial, data, number)
                 views = data.features.at_cut(trial.cut)
-                training = train(trial.model, views, data.targets, fold, config.fit, plan, listener)
+                training = train(trial.model, views, data.targets, fold, config.fit, plan, listener, rungs)
             except BaseException as error:
                 if not isinstance(error, DivergedError):
                     models.discard(trial)
@@ -107,6 +113,7 @@ def train(
     fit: FitConfig,
     plan: EpochPlan,
     listener: Listener | None = None,
+    rungs: Mapping[int, AtRung] | None = None,
 ) -> Training:
     """Train with early stopping on `val_log_loss`, and restore the weights of the best epoch.
 
@@ -120,8 +127,11 @@ def train(
     validation = None
     if len(fold.validation_rows):
         validation = for_keras(EvaluationBatches(views, fold.validation_rows, ORIGINAL, fit.batch_size, (targets,)))
-        stopping = keras.callbacks.EarlyStopping
-        callbacks.append(stopping("val_log_loss", patience=fit.patience, mode="min", restore_best_weights=True))
+        stopping = keras.callbacks.EarlyStopping(
+            "val_log_loss", patience=fit.patience, mode="min", restore_best_weights=True
+        )
+        images = for_keras(EvaluationBatches(views, fold.validation_rows, ORIGINAL, fit.batch_size))
+        callbacks += [stopping, _Rungs(rungs or {}, stopping, images)]
     fitted = model.fit(
         for_keras(batches),
         validation_data=validation,
@@ -152,6 +162,25 @@ def _balanced_weights(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
     weights = np.ones(len(targets), dtype=np.float32)
     weights[rows] = len(rows) / (len(counts) * counts[places.ravel()])
     return weights
+
+
+class _Rungs(keras.callbacks.Callback):
+    """Calls at rungs, with the weights that early stopping would restore."""
+
+    def __init__(self, rungs: Mapping[int, AtRung], stopping: keras.callbacks.EarlyStopping, images: Any) -> None:
+        super().__init__()
+        self._rungs = rungs
+        self._stopping = stopping
+        self._images = images
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch + 1 not in self._rungs or self.model.stop_training or self._stopping.best_weights is None:
+            return
+        current = self.model.get_weights()
+        self.model.set_weights(self._stopping.best_weights)
+        stops = self._rungs[epoch + 1](epoch + 1, lambda: self.model.predict(self._images, verbose=0))
+        self.model.set_weights(current)
+        self.model.stop_training = stops
 
 
 class _EpochLogger(keras.callbacks.Callback):

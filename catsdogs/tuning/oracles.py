@@ -39,6 +39,7 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
     declare_space(config.space, hp)
     oracles = {
         "random": keras_tuner.oracles.RandomSearchOracle,
+        "race": keras_tuner.oracles.RandomSearchOracle,
         "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
         "hyperband": keras_tuner.oracles.HyperbandOracle,
         "grid": keras_tuner.oracles.GridSearchOracle,

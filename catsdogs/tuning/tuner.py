@@ -14,7 +14,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras_tuner
@@ -29,15 +29,17 @@ from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.devices import distributed
 from catsdogs.network.trial_model import TrialModel, TrialModels
+from catsdogs.scoring.scores import score_images
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.plan import StudyTimeout, check_timeout
 from catsdogs.study.progress import JobProgress
-from catsdogs.study.trials import COMPLETED, TrialRecord, lineage, ranked
+from catsdogs.study.trials import COMPLETED, STOPPED, TrialRecord, lineage, ranked
 from catsdogs.study.weight_files import TrialWeights, write_arrays
 from catsdogs.training.batches import EvaluationBatches, for_keras
 from catsdogs.training.execution import DivergedError, Training, execute
 from catsdogs.training.trial_data import TrialData
 from catsdogs.tuning.oracles import may_be_promoted, replay, searched_values
+from catsdogs.tuning.race import RacingTrial
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +132,16 @@ class Search:
         probabilities = None
         try:
             executions = range(self._config.fit.executions_per_trial)
-            record, probabilities = self.train(proposed, executions, self._progress, score_to_beat)
+            race = self._racing(proposed) if self._config.tuner.oracle == "race" else None
+            record, probabilities = self.train(proposed, executions, self._progress, score_to_beat, race)
             scores = {"val_log_loss": record.val_log_loss, "val_accuracy": record.val_accuracy}
             self.oracle.update_trial(trial.trial_id, scores)
             trial.status = COMPLETED
+            if race is not None and race.behind is not None:
+                # Keras Tuner knows no trials that stop.
+                trial.status, trial.message = "FAILED", str(race.behind)
+                record = dataclasses.replace(record, status=STOPPED, error=str(race.behind))
+                log.info("trial=%s stopped: %s", trial.trial_id, race.behind)
         except Exception as error:
             if isinstance(error, StudyTimeout) or self._data.features.problem is not None:
                 raise
@@ -143,19 +151,20 @@ class Search:
             write_text(self._errors / f"{trial.trial_id}.txt", trial.message)
             message = trial.message.strip().splitlines()[-1]
             log.warning("trial=%s failed: %s", trial.trial_id, message)
-            record = dataclasses.replace(proposed, epochs=self.tables.epochs(), error=message)
+            record = dataclasses.replace(proposed, status=trial.status, epochs=self.tables.epochs(), error=message)
         self.oracle.end_trial(trial)
         # The oracle has saved itself before it removed the trial from the running ones.
         self.oracle.save()
         seconds = round(time.monotonic() - started, 3)
-        record = dataclasses.replace(record, status=trial.status, seconds=seconds, ended=utc_timestamp())
+        status = STOPPED if record.status == STOPPED else trial.status  # the oracle may change that of a failed trial
+        record = dataclasses.replace(record, status=status, seconds=seconds, ended=utc_timestamp())
         order = ranked([*self.records, record])
         if probabilities is not None and record in order[: self._most_kept]:
             outputs = self._data.classes.to_output(probabilities).astype(np.float32)
             write_arrays(self._weights.predictions(record.trial), [outputs])
         self.tables.commit(record, probabilities if order[:1] == [record] else None)
         self.delete_unneeded_weights()
-        self._progress.trial_done(record.val_log_loss)
+        self._progress.trial_done(record.val_log_loss if record.can_win else None)
 
     def train(
         self,
@@ -163,8 +172,9 @@ class Search:
         executions: Sequence[int],
         progress: JobProgress | None = None,
         score_to_beat: float = math.inf,
+        race: RacingTrial | None = None,
     ) -> tuple[TrialRecord, np.ndarray]:
-        """Train executions of a trial, on every fold; raise `DivergedError` if a loss is not finite.
+        """Train executions of a trial, on every fold or until it is behind; raise `DivergedError` if a loss is not finite.
 
         The search itself uses executions below `fit.executions_per_trial`. Return the trial with its mean scores, and
         float64 (N, K) probabilities of the validation rows by the first execution. They are NaN if the trial has a
@@ -179,11 +189,16 @@ class Search:
         trainings: list[Training] = []
         for number, (execution, fold) in enumerate(runs):
             try:
-                training, model = self._train_run(record, execution * len(folds) + fold, progress, number)
+                training, model = self._train_run(record, execution * len(folds) + fold, progress, number, race)
             except DivergedError as error:
                 self.tables.keep_epochs(error.history, record.trial, execution, fold)
                 raise
-            predicted = execution == executions[0] and (len(runs) > 1 or training.val_log_loss < score_to_beat)
+            self.tables.keep_epochs(training.history, record.trial, execution, fold)
+            trainings.append(training)
+            if race is not None and race.behind is not None:
+                break
+            needed = len(runs) > 1 or race is not None or training.val_log_loss < score_to_beat
+            predicted = execution == executions[0] and needed
             # Predict and save now, because the next run or trial reuses the model.
             if predicted:
                 fold_rows = folds[fold].validation_rows
@@ -191,9 +206,20 @@ class Search:
             if (predicted and execution == 0 and self._most_kept) or self._may_be_parent(record):
                 run = execution * len(folds) + fold
                 write_arrays(self._weights.file(record.trial, run), model.model.get_weights())
-            self.tables.keep_epochs(training.history, record.trial, execution, fold)
-            trainings.append(training)
+            if race is not None:
+                losses = self._losses(probabilities[np.searchsorted(rows, fold_rows)], fold_rows)
+                if race.reached(fold, len(training.history), losses, last=True):
+                    break
         return self._with_mean_scores(record, trainings), probabilities
+
+    def _racing(self, record: TrialRecord) -> RacingTrial:
+        """Return the race of a new trial against the finished ones."""
+        leaders = [one.trial for one in ranked(self.records)]
+        sizes = [len(fold.validation_rows) for fold in self._data.folds]
+        return RacingTrial(self._folder, record.trial, leaders, sizes, self._config.fit.epochs)
+
+    def _losses(self, probabilities: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return score_images(self._data.labels[rows], probabilities).losses
 
     def restore_validation(self, record: TrialRecord, execution: int) -> None:
         """Train an execution again if `validation.csv` does not have its predictions."""
@@ -226,9 +252,10 @@ class Search:
         )
 
     def _train_run(
-        self, record: TrialRecord, run: int, progress: JobProgress | None, number: int
+        self, record: TrialRecord, run: int, progress: JobProgress | None, number: int, race: RacingTrial | None
     ) -> tuple[Training, TrialModel]:
         """Train one run of a trial, numbered as in `trial_seed`; `number` is its index in this call of `train`."""
+        fold_rows = self._data.folds[run % self.folds].validation_rows
         records, weights = self._records_to_train(record, run)
         first, epochs = records[0].first_epoch, record.epoch_budget or self._config.fit.epochs
         fold = f"{run % self.folds + 1}/{self.folds}" if self.folds > 1 else ""
@@ -238,7 +265,13 @@ class Search:
             if progress is not None:
                 progress.epoch(number * (epochs - first) + epoch - first, share, epoch, epochs, logs, fold)
 
-        trainings, model = execute(self._config, records, self._data, self._models, run, listener, weights)
+        def at_rung(epochs: int, outputs: Callable[[], np.ndarray]) -> bool:
+            assert race is not None
+            losses = self._losses(self._data.classes.from_output(outputs()), fold_rows)
+            return race.reached(run, epochs, losses)
+
+        rungs = {} if race is None else dict.fromkeys(race.rungs(run), at_rung)
+        trainings, model = execute(self._config, records, self._data, self._models, run, listener, weights, rungs)
         return trainings[-1], model
 
     def _may_be_parent(self, record: TrialRecord) -> bool:
@@ -270,9 +303,9 @@ class Search:
 
         Folds are weighted by their number of validation images.
         """
-        sizes = [len(fold.validation_rows) for fold in self._data.folds] * (len(trainings) // self.folds)
+        sizes = [len(fold.validation_rows) for fold in self._data.folds] * math.ceil(len(trainings) / self.folds)
         # Weights would round the score of a single fold.
-        weights = sizes if self.folds > 1 else None
+        weights = sizes[: len(trainings)] if self.folds > 1 else None
         return dataclasses.replace(
             record,
             val_log_loss=statistics.fmean((one.val_log_loss for one in trainings), weights),
