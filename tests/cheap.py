@@ -100,11 +100,17 @@ class Job:
             self.before(len(self.trained))
             model.number = math.modf(model.number * 1.7 + plan.seed / 2**31 + epoch / 7)[0]
             epoch_scores.append({"epoch": epoch + 1, "loss": log_loss(model), "val_log_loss": log_loss(model)})
-            listener(epoch, 1.0, epoch_scores[-1])
+            listener.progress(epoch, 1.0, epoch_scores[-1])
+            rung = listener.rungs.get(epoch + 1, lambda *_: False)
+            if rung(epoch + 1, lambda: self._outputs(model, fold.validation_rows)):
+                break
         score = epoch_scores[-1]["val_log_loss"]
         history = pd.DataFrame(epoch_scores).assign(val_log_loss=score, learning_rate=0.1, seconds=0.0)
         return Training(history, plan.epochs, score, 0.5)
 
     def predictions(self, trial, rows):
-        p_label = math.exp(-log_loss(trial.model))
-        return DEFAULT.from_output(np.where(self.labels[rows] == 1, p_label, 1 - p_label)[:, None])
+        return DEFAULT.from_output(self._outputs(trial.model, rows))
+
+    def _outputs(self, model, rows):
+        p_label = math.exp(-log_loss(model))
+        return np.where(self.labels[rows] == 1, p_label, 1 - p_label)[:, None]

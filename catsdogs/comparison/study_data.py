@@ -47,8 +47,9 @@ class StudyData:
         jobs: jobs by label, without those that are waiting.
         leaderboard: a row per job, best first, failed and waiting jobs last: label, study, job, status (ok, failed,
             running, waiting, deleted), the choices, val_log_loss, val_accuracy, best_trial, hyperparameters of the best
-            trial, trials_completed, trials_stopped, trials_failed, trials, trials_planned, validation_images, data_digest, seconds,
-            started (ISO 8601), state (a `State`: a job with status running may have been killed), error.
+            trial, trials_completed, trials_stopped, trials_failed, trials, trials_planned, validation_images,
+            data_digest, seconds, started (ISO 8601), state (a `State`: a job with status running may have been killed),
+            error.
         trials: a row per trial: label, study, job, trial, status, val_log_loss (NaN if the trial cannot win),
             val_accuracy, epochs, best_epoch, epoch_budget, seconds, ended_seconds (sum of the trials' seconds from the
             start of the job to the end of the trial), ended (timestamp in UTC, NaT if the start of the job is unknown),

@@ -303,7 +303,7 @@ def _log_progress(label: str, records: list[TrialRecord], fold: Fold) -> Listene
     progress = JobProgress(label, 1, JobEstimate(1, epochs))
     images = counted(len(fold.train_rows), "image")
     log.info("%s: training on %s for up to %s", label, images, counted(epochs, "epoch"))
-    return lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs)
+    return Listener(lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs))
 
 
 class _Kept(Record):

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -43,12 +43,18 @@ class Training:
     val_accuracy: float
 
 
-# Called after an epoch with its number, from 1, and a function that returns the outputs, float32 (n, C),
-# for the validation images of the fold at the best epoch so far; returns whether the training stops.
+# Called after an epoch with its number, from 1, and a function that returns the outputs, float32 (n, C), for the
+# validation images of the fold at the best epoch so far; returns whether the training stops.
 AtRung = Callable[[int, Callable[[], np.ndarray]], bool]
 
-# Called with (epoch from 0, finished fraction of it, None) after a batch, and with (epoch, 1.0, logs) after an epoch.
-Listener = Callable[[int, float, dict[str, float] | None], None]
+
+@dataclass(frozen=True)
+class Listener:
+    """What is called during a training."""
+
+    # With (epoch from 0, finished fraction of it, None) after a batch, and with (epoch, 1.0, logs) after an epoch.
+    progress: Callable[[int, float, dict[str, float] | None], None] = lambda *_: None
+    rungs: Mapping[int, AtRung] = field(default_factory=dict)  # by number of the epoch
 
 
 def trial_seed(seed: int, trial: str, run: int) -> int:
@@ -67,7 +73,6 @@ def execute(
     run: int,
     listener: Listener,
     weights: list[np.ndarray] | None = None,
-    rungs: Mapping[int, AtRung] | None = None,
 ) -> tuple[list[Training], TrialModel]:
     """Train a trial on one fold; the model is reproducible on the same data and machine.
 
@@ -75,8 +80,7 @@ def execute(
     optimizer. Returns the training of each record, and the model of the last one; raises `DivergedError` as `train`.
 
     `records` are `trials.lineage` of the trial, or its last records, each trained from `first_epoch` to `epoch_budget`;
-    `run` is as in `trial_seed`; `weights` are those before the first record, None for new ones; `rungs`: by number of
-    epochs, what is called after them.
+    `run` is as in `trial_seed`; `weights` are those before the first record, None for new ones.
     """
     number = run % len(data.folds)
     fold = data.folds[number]
@@ -95,7 +99,7 @@ def execute(
                 elif own.model.starts_from_probe:
                     start_from_probe(trial, data, number)
                 views = data.features.at_cut(trial.cut)
-                training = train(trial.model, views, data.targets, fold, config.fit, plan, listener, rungs)
+                training = train(trial.model, views, data.targets, fold, config.fit, plan, listener)
             except BaseException as error:
                 if not isinstance(error, DivergedError):
                     models.discard(trial)
@@ -113,7 +117,6 @@ def train(
     fit: FitConfig,
     plan: EpochPlan,
     listener: Listener | None = None,
-    rungs: Mapping[int, AtRung] | None = None,
 ) -> Training:
     """Train with early stopping on `val_log_loss`, and restore the weights of the best epoch.
 
@@ -121,6 +124,7 @@ def train(
     not finite. `model` is compiled, its optimizer at the schedule's step for `plan.first_epoch`; `targets` are those
     of all rows of `views`, float32 (N, C) as in `Classes.targets`.
     """
+    listener = listener or Listener()
     weights = (_balanced_weights(targets, fold.train_rows),) if fit.class_weights == "balanced" else ()
     batches = TrainingBatches(views, (targets, *weights), fold.train_rows, fit.batch_size, plan)
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _EpochLogger(batches.steps, listener)]
@@ -131,7 +135,7 @@ def train(
             "val_log_loss", patience=fit.patience, mode="min", restore_best_weights=True
         )
         images = for_keras(EvaluationBatches(views, fold.validation_rows, ORIGINAL, fit.batch_size))
-        callbacks += [stopping, _Rungs(rungs or {}, stopping, images)]
+        callbacks += [stopping, _Rungs(listener.rungs, stopping, images)]
     fitted = model.fit(
         for_keras(batches),
         validation_data=validation,
@@ -186,18 +190,17 @@ class _Rungs(keras.callbacks.Callback):
 class _EpochLogger(keras.callbacks.Callback):
     """Learning rate and seconds in the logs of each epoch, and calls of the listener."""
 
-    def __init__(self, steps: int, listener: Listener | None) -> None:
+    def __init__(self, steps: int, listener: Listener) -> None:
         super().__init__()
         self._steps = steps
-        self._listener = listener
+        self._progress = listener.progress
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
         self._started = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._listener is not None:
-            self._listener(self._epoch, (batch + 1) / self._steps, None)
+        self._progress(self._epoch, (batch + 1) / self._steps, None)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # of a LossScaleOptimizer
@@ -205,5 +208,4 @@ class _EpochLogger(keras.callbacks.Callback):
         logs["max_learning_rate"] = float(rates[max(0, end - self._steps) : end].max(initial=0.0))
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs["seconds"] = time.monotonic() - self._started
-        if self._listener is not None:
-            self._listener(epoch, 1.0, logs)
+        self._progress(epoch, 1.0, logs)

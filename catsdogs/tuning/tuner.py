@@ -36,7 +36,7 @@ from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import COMPLETED, STOPPED, TrialRecord, lineage, ranked
 from catsdogs.study.weight_files import TrialWeights, write_arrays
 from catsdogs.training.batches import EvaluationBatches, for_keras
-from catsdogs.training.execution import DivergedError, Training, execute
+from catsdogs.training.execution import DivergedError, Listener, Training, execute
 from catsdogs.training.trial_data import TrialData
 from catsdogs.tuning.oracles import may_be_promoted, replay, searched_values
 from catsdogs.tuning.race import RacingTrial
@@ -174,7 +174,7 @@ class Search:
         score_to_beat: float = math.inf,
         race: RacingTrial | None = None,
     ) -> tuple[TrialRecord, np.ndarray]:
-        """Train executions of a trial, on every fold or until it is behind; raise `DivergedError` if a loss is not finite.
+        """Train executions of a trial, on every fold unless it stops; raise `DivergedError` if a loss is not finite.
 
         The search itself uses executions below `fit.executions_per_trial`. Return the trial with its mean scores, and
         float64 (N, K) probabilities of the validation rows by the first execution. They are NaN if the trial has a
@@ -219,7 +219,9 @@ class Search:
         return RacingTrial(self._folder, record.trial, leaders, sizes, self._config.fit.epochs)
 
     def _losses(self, probabilities: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return score_images(self._data.labels[rows], probabilities).losses
+        """Return the loss of each image for probabilities (n, K) of these validation rows."""
+        labels = self.tables.validation["label"].to_numpy()[np.searchsorted(self._data.validation_rows, rows)]
+        return score_images(labels, probabilities).losses
 
     def restore_validation(self, record: TrialRecord, execution: int) -> None:
         """Train an execution again if `validation.csv` does not have its predictions."""
@@ -260,7 +262,7 @@ class Search:
         first, epochs = records[0].first_epoch, record.epoch_budget or self._config.fit.epochs
         fold = f"{run % self.folds + 1}/{self.folds}" if self.folds > 1 else ""
 
-        def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
+        def report(epoch: int, share: float, logs: dict[str, float] | None) -> None:
             check_timeout(self._config.timeout, self._deadline)
             if progress is not None:
                 progress.epoch(number * (epochs - first) + epoch - first, share, epoch, epochs, logs, fold)
@@ -270,8 +272,8 @@ class Search:
             losses = self._losses(self._data.classes.from_output(outputs()), fold_rows)
             return race.reached(run, epochs, losses)
 
-        rungs = {} if race is None else dict.fromkeys(race.rungs(run), at_rung)
-        trainings, model = execute(self._config, records, self._data, self._models, run, listener, weights, rungs)
+        listener = Listener(report, {} if race is None else dict.fromkeys(race.rungs(run), at_rung))
+        trainings, model = execute(self._config, records, self._data, self._models, run, listener, weights)
         return trainings[-1], model
 
     def _may_be_parent(self, record: TrialRecord) -> bool:

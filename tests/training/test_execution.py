@@ -12,7 +12,7 @@ from catsdogs.data.views import ORIGINAL
 from catsdogs.network.schedules import learning_rates
 from catsdogs.scoring.classes import Classes
 from catsdogs.training.batches import EpochPlan
-from catsdogs.training.execution import DivergedError, _balanced_weights, train
+from catsdogs.training.execution import DivergedError, Listener, _balanced_weights, train
 
 CONSTANT = ("schedule=constant", "schedule.peak_lr=0.005")
 
@@ -127,9 +127,33 @@ def test_a_diverged_training_names_the_epoch(config, training_data):
         train(model, training_data.views, training_data.targets, fold, job.fit, EpochPlan(1, job.fit.epochs))
 
 
+def test_a_rung_has_the_outputs_of_the_best_epoch_so_far_and_changes_nothing(config, mislabeled):
+    found = {}
+
+    def at_rung(epochs, outputs):
+        found[epochs] = outputs()
+        return epochs == 3
+
+    settings = (*CONSTANT, "model.l2=0.1", "fit.patience=10")
+    whole, _, _ = train_model(config, mislabeled, *settings)
+    rungs = dict.fromkeys((1, 3), at_rung)
+    training, model, _ = train_model(config, mislabeled, *settings, listener=Listener(rungs=rungs))
+    labels = mislabeled.labels[mislabeled.validation_rows]
+    lowest = whole.history["val_log_loss"].cummin()
+    assert [log_loss(labels, found[epochs][:, 0]) for epochs in (1, 3)] == pytest.approx(
+        lowest[[0, 2]].tolist(), rel=1e-5
+    )
+    columns = ["epoch", "loss", "val_log_loss"]
+    np.testing.assert_allclose(training.history[columns], whole.history[columns][:3], rtol=1e-6)
+    # It has the weights of the best epoch, as after early stopping.
+    inputs = mislabeled.views.read(mislabeled.validation_rows, ORIGINAL)
+    np.testing.assert_allclose(model.predict(inputs, verbose=0), found[3], rtol=1e-5)
+    assert training.best_epoch < 3
+
+
 def test_the_listener_is_called_after_every_batch_and_epoch(config, training_data):
     calls = []
-    train_model(config, training_data, "fit.epochs=2", listener=lambda *arguments: calls.append(arguments))
+    train_model(config, training_data, "fit.epochs=2", listener=Listener(lambda *arguments: calls.append(arguments)))
     shares = [(epoch, round(3 * share)) for epoch, share, logs in calls if logs is None]
     assert shares == [(epoch, batch) for epoch in (0, 1) for batch in (1, 2, 3)]
     assert [epoch for epoch, _, logs in calls if logs] == [0, 1]

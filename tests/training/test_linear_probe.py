@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from catsdogs.data.views import ORIGINAL, View
 from catsdogs.study.trials import TrialRecord
-from catsdogs.training.execution import execute
+from catsdogs.training.execution import Listener, execute
 from catsdogs.training.linear_probe import _regression
 
 LINEAR = ("model.head_init=linear_probe", "model.dense_units=0", "model.head_batch_norm=false")
@@ -20,7 +20,7 @@ def first_epoch(job, prepared):
     record = TrialRecord("0", "RUNNING", None, None, 0, 0, 0.0, {"unfreeze_depth": 5})
     with data.features.reading():
         data.features.prepare()
-        trainings, trial = execute(job, [record], data, models, 0, lambda *_: None)
+        trainings, trial = execute(job, [record], data, models, 0, Listener())
     return trainings[0], trial, data
 
 

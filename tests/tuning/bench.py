@@ -17,6 +17,7 @@ from catsdogs.tuning import job
 
 TUNERS = {
     "random": ("tuner=random", "tuner.max_trials=4"),
+    "race": ("tuner=race", "tuner.max_trials=8", "fit.epochs=4"),
     "grid": ("tuner=grid", "tuner.max_trials=4"),
     "bayesian": ("tuner=bayesian", "tuner.max_trials=4", "tuner.arguments.num_initial_points=2"),
     "hyperband": ("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=4"),
@@ -76,7 +77,9 @@ class Bench:
             tables = self.tables()
             _UNINTERRUPTED[name] = tables, len(self.trainer.trained)
             # No parent was trained twice because its weights were removed.
-            assert len(self.trainer.trained) == self.finished() == tables[3]["trials"]["completed"]
+            counts = tables[3]["trials"]
+            assert len(self.trainer.trained) == self.finished() == counts["completed"] + counts["stopped"]
+            assert (counts["stopped"] > 0) == (name == "race")
             assert self.kept() == self.best(len(tables[0].splitlines()) - 1)
             shutil.rmtree(self.folder)
             self.trainer.trained.clear()
