@@ -11,6 +11,7 @@ from sklearn.model_selection import GroupKFold
 from catsdogs.comparison.choices import compared_choices
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.scoring.scores import EPSILON
+from catsdogs.study.trials import COMPLETED, STOPPED
 
 # Minimum number of distinct points of the space. In 60 simulated studies of pure noise, R2 of the forest was at most
 # 0.13 with 20 points, but up to 0.5 with 10 points.
@@ -37,7 +38,8 @@ class Importance:
 
     table: pd.DataFrame  # name, importance, low, high; most important first
     r2: float  # share of the variance that is explained on held-out trials; if it is at most 0, ignore the table
-    trials: int  # completed trials used
+    trials: int  # used ones
+    epochs: int | None  # after which their log losses are compared; None: those of completed trials
 
 
 def importance(study_data: StudyData) -> Importance | None:
@@ -48,10 +50,16 @@ def importance(study_data: StudyData) -> Importance | None:
     Hyperband trial repeats those of its parent. A missing hyperparameter counts as a value of its own. The result is
     None if the trials completed on the images of the best job are at fewer than `FEWEST_POINTS` points, or all have the
     same log loss.
+
+    If a race has stopped trials, these count too, because those that survive are a biased sample. Then all log losses
+    are the lowest ones up to the last epoch that every trial has reached on the first fold.
     """
     trials = study_data.trials
     same_images = trials["label"].isin(study_data.on_same_images()["label"])
-    trials = trials[same_images & trials["val_log_loss"].notna()]
+    trials, epochs = trials[same_images], None
+    if (trials["status"] == STOPPED).any():
+        trials, epochs = _at_common_epoch(study_data.epochs, trials[trials["status"].isin([COMPLETED, STOPPED])])
+    trials = trials[trials["val_log_loss"].notna()]
     loss = np.log(np.maximum(trials["val_log_loss"].to_numpy(dtype=np.float64), EPSILON))
     names = [*compared_choices(study_data), *study_data.hyperparameters, _BUDGET]
     columns = {name: _encoded(trials[name]) for name in dict.fromkeys(names) if name in trials}
@@ -66,7 +74,15 @@ def importance(study_data: StudyData) -> Importance | None:
     low, high = np.quantile(rises, [0.025, 0.975], axis=0)
     table = pd.DataFrame({"name": list(inputs), "importance": rises.mean(axis=0), "low": low, "high": high})
     table = table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
-    return Importance(table, r2, len(trials))
+    return Importance(table, r2, len(trials), epochs)
+
+
+def _at_common_epoch(epochs: pd.DataFrame, trials: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return the trials with their lowest log loss up to the last epoch that all have reached, and this epoch."""
+    first = epochs[epochs["execution"] == 0].merge(trials[["label", "trial"]])
+    last = int(first.groupby(["label", "trial"])["epoch"].max().min())
+    lowest = first[first["epoch"] <= last].groupby(["label", "trial"])["val_log_loss"].min()
+    return trials.drop(columns="val_log_loss").join(lowest, on=["label", "trial"]), last
 
 
 def _encoded(values: pd.Series) -> np.ndarray:

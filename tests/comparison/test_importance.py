@@ -1,9 +1,13 @@
 """Known effects are detected, and noise is not."""
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
 from studies import CHOICES, write_job
 
+from catsdogs.base.files import write_csv
 from catsdogs.comparison.importance import FEWEST_POINTS, importance
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.study.trials import TrialRecord, write_trials
@@ -92,3 +96,27 @@ def test_trials_on_other_images_and_failed_trials_are_excluded(tmp_path):
     result, again = (importance(read_study_data([tmp_path / "night"])) for _ in range(2))
     assert (result.trials, again.r2) == (32, result.r2)
     assert again.table.equals(result.table)
+
+
+def test_with_stopped_trials_all_are_compared_after_the_epochs_that_all_have_reached(tmp_path):
+    rng = np.random.default_rng(2)
+    records, history = [], []
+    for number in range(60):
+        values = {"dropout": float(rng.uniform()), "l2": float(rng.uniform())}
+        stopped = number % 3 > 0
+        one = record(number, np.log(0.1), values)
+        reason = {"status": "STOPPED", "error": "behind trial=0 by 0.031 (0.012 to 0.050) after 2 epochs"}
+        records.append(dataclasses.replace(one, epochs=2 if stopped else 3, **(reason if stopped else {})))
+        for epoch in range(1, 3 if stopped else 4):
+            # The last epoch, which only some have reached, would contradict the first ones.
+            loss = 0.5 + values["dropout"] + epoch % 2 if epoch < 3 else 0.01 / (1 + values["dropout"])
+            history.append({"trial": number, "execution": 0, "epoch": epoch, "val_log_loss": loss})
+    study_data = write_searched(tmp_path / "night", records)
+    write_csv(tmp_path / "night" / "a" / "history.csv", pd.DataFrame(history))
+    study_data = read_study_data([tmp_path / "night"])
+    (row,) = study_data.leaderboard.to_dict("records")
+    assert [row[f"trials_{name}"] for name in ("completed", "stopped", "failed")] == [20, 40, 0]
+    result = importance(study_data)
+    assert (result.trials, result.epochs) == (60, 2)
+    assert result.table["name"].iloc[0] == "dropout"
+    assert result.r2 > 0.8

@@ -60,7 +60,9 @@ def killed(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize(("name", "step"), [("random", 3), ("race", 7), ("grid", 5), ("bayesian", 9), ("hyperband", 13)])
+@pytest.mark.parametrize(
+    ("name", "step"), [("random", 3), ("race", 7), ("grid", 5), ("bayesian", 9), ("hyperband", 13)]
+)
 def test_a_job_killed_at_any_write_resumes_with_the_same_results(bench, killed, name, step):
     expected, trainings = bench.uninterrupted(name)
     config = bench.settings(*TUNERS[name])

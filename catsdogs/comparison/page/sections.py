@@ -23,6 +23,7 @@ from catsdogs.pages.formats import accuracy_text, between, count, counted, few_e
 from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State
 from catsdogs.study.plan import retrain_command, search_command
+from catsdogs.study.trials import STOPPED
 
 _MOST_TRIALS = 100  # rows of the table of trials
 _MOST_FAILURES = 20  # rows of the table of failed trials
@@ -136,7 +137,8 @@ def search(results: Findings) -> dict[str, Any]:
         "completed": len(trials) - len(failed),
         "trials": _best_trials(study_data),
         "hyperparameters": study_data.hyperparameters,
-        "failed": len(failed),
+        "stopped": int((failed["status"] == STOPPED).sum()),
+        "failed": int((failed["status"] != STOPPED).sum()),
         "seconds": formats.number(trials["seconds"].sum()),
         "coordinates": parallel_coordinates(study_data),
         "slices": hyperparameter_slices(study_data),
