@@ -15,6 +15,7 @@ from catsdogs.config.schema import SEARCHABLE
 
 COMPLETED = "COMPLETED"
 STOPPED = "STOPPED"  # by a race; `error` is the reason
+RUNGS = "rungs"  # folder of a job with the losses by which a race compares trials
 
 # The columns of trials.csv before and after the hyperparameters.
 _LEADING: dict[str, Any] = {"trial": int, "status": str, "val_log_loss": float | None, "val_accuracy": float | None}

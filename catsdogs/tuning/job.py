@@ -38,7 +38,7 @@ from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.locking import HOLDER, lock_job
 from catsdogs.study.plan import StudyTimeout, check_timeout, study_deadline
 from catsdogs.study.progress import JobProgress, study_line
-from catsdogs.study.trials import best_trial, outcome
+from catsdogs.study.trials import RUNGS, best_trial, outcome
 
 if TYPE_CHECKING:
     from catsdogs.training.trial_data import TrialData
@@ -154,7 +154,8 @@ class _JobRun:
         self._may_write = True
         check_free_space(location.study, Path(self._config.cache))
         remove_temporaries(location.folder, (RESULT, TRIALS, HISTORY, VALIDATION, SELECT, SPLIT, HOLDER), 0.0)
-        remove_temporaries(location.folder / "errors", older_than_seconds=0.0)
+        for name in ("errors", RUNGS):
+            remove_temporaries(location.folder / name, older_than_seconds=0.0)
         for folder in (location.study, *location.study.absolute().parents[:2]):
             sync_folder(folder)  # Hydra has created the folders of the job
         if state.records:

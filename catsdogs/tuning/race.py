@@ -17,11 +17,10 @@ import numpy as np
 from catsdogs.base.records import CorruptedFile
 from catsdogs.base.text import counted
 from catsdogs.scoring.intervals import Estimate, mean_intervals
+from catsdogs.study.trials import RUNGS
 from catsdogs.study.weight_files import read_arrays, write_arrays
 
 LEADERS = 3
-
-_FOLDER = "rungs"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class RacingTrial:
     """
 
     def __init__(self, job: Path, trial: str, leaders: Sequence[str], sizes: Sequence[int], epochs: int) -> None:
-        self._folder = job / _FOLDER
+        self._folder = job / RUNGS
         self._trial = trial
         self._leaders = leaders[:LEADERS]
         self._sizes = sizes

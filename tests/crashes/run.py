@@ -58,7 +58,7 @@ _DATA = ("data=sample", "data.sample.images_per_class=8", "data.sample.test_imag
 _NETWORK = ("backbone=small_cnn", "backbone.builder=tiny_backbone.build", "~backbone.arguments.filters")
 _SPACE = ("backbone.image_size=32", "space=small_cnn", "~space.l2", "space.dropout.step=0.2")
 _SPACE += ("model.dense_units=8", "model.head_batch_norm=true")
-_STUDY: tuple[str, ...] = ("-m", "study=crash", "tuner=random,hyperband,grid", "tuner.max_trials=4", "fit.epochs=3")
+_STUDY: tuple[str, ...] = ("-m", "study=crash", "tuner.max_trials=4", "fit.epochs=3")
 _STUDY += ("split.folds=1", "fit.batch_size=32")
 _STUDY += ("space.unfreeze_depth.values=[2,5]", *_DATA, *_NETWORK, *_SPACE)
 _JOB: tuple[str, ...] = ("study=crash", "tuner.max_trials=1", "fit.epochs=2", "split.folds=2", "fit.batch_size=32")
@@ -69,8 +69,8 @@ _JOB += (*_DATA, *_NETWORK, *_SPACE)
 SCENARIOS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "activations": (stubbed.REAL, ("search", *_JOB), ""),
     "final model": (stubbed.REAL, ("retrain", "study=crash", "ensemble=folds", _NETWORK[1]), "activations"),
-    "two jobs at a time": (stubbed.FAKE, ("search", *_STUDY, "hydra.launcher.jobs=2"), ""),
-    "study": (stubbed.FAKE, ("search", *_STUDY), ""),
+    "two jobs at a time": (stubbed.FAKE, ("search", *_STUDY, "tuner=random,hyperband", "hydra.launcher.jobs=2"), ""),
+    "study": (stubbed.FAKE, ("search", *_STUDY, "tuner=race,hyperband,grid"), ""),
 }
 
 

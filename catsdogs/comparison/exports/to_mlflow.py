@@ -30,6 +30,7 @@ from catsdogs.comparison.final_models import FinalModel
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.study.jobs import FAILED, RUNNING
 from catsdogs.study.plan import search_command
+from catsdogs.study.trials import STOPPED
 
 _KEY = "catsdogs.key"
 _MOST_CLASSES = 40  # names in a tag, which MLflow limits to 5,000 characters
@@ -158,7 +159,8 @@ def _write_job(
     parent = experiment.write(key, row["job"], status, (started, ended), params, tags, metrics)
     for trial, ended in zip(trials, times, strict=True):
         scores = {name: trial[name] for name in ("val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds")}
-        status = "FINISHED" if math.isfinite(trial["val_log_loss"]) else "FAILED"
+        incomplete = "KILLED" if trial["status"] == STOPPED else "FAILED"
+        status = "FINISHED" if math.isfinite(trial["val_log_loss"]) else incomplete
         params = {name: trial[name] for name in (*study_data.choices, *study_data.hyperparameters)}
         tags = {name: trial[name] for name in ("study", "job", "trial", "status", "error")}
         tags |= {"parent_trial": trial["parent"], "data_digest": row["data_digest"], "mlflow.parentRunId": parent}
