@@ -39,7 +39,7 @@ class Importance:
     table: pd.DataFrame  # name, importance, low, high; most important first
     r2: float  # share of the variance that is explained on held-out trials; if it is at most 0, ignore the table
     trials: int  # used ones
-    epochs: int | None  # after which their log losses are compared; None: those of completed trials
+    epochs: int | None = None  # after which their log losses are compared; None: those of completed trials
 
 
 def importance(study_data: StudyData) -> Importance | None:

@@ -217,7 +217,9 @@ def _row(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> dict
     row, result = clean(job_row(job, choices)), job.result
     row |= {name: number(row[name]) for name in ("val_log_loss", "val_accuracy", "seconds")}
     counts = outcome(records, None)["trials"]
-    row |= {f"trials_{name}": counts[name] for name in ("completed", "stopped", "failed")} | {"trials": len(records)}
+    row |= {f"trials_{name}": counts.get(name, 0) for name in ("completed", "stopped", "failed")} | {
+        "trials": len(records)
+    }
     row |= {"trials_planned": result["trials"].get("planned"), "started": result.get("started")}
     return row | {"state": job.state, "error": str(result.get("error") or "") or None}
 

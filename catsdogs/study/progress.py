@@ -123,7 +123,7 @@ def line(study: Path, now: datetime.datetime, running: tuple[str, JobEstimate] |
     planned = None if sizes is None else round(sum(sizes.values()))
     parts = [counted(len(trials), "trial") if planned is None else f"{len(trials)}/{counted(planned, 'trial')}"]
     counts, failed_jobs = outcome(trials, None)["trials"], sum(job.status == FAILED for job in jobs.values())
-    parts += [f"{counts[name]} {name}" for name in ("stopped", "failed") if counts[name]]
+    parts += [f"{counts[name]} {name}" for name in ("stopped", "failed") if counts.get(name)]
     if failed_jobs:
         parts.append(f"{counted(failed_jobs, 'job')} failed")
     if deleted:

@@ -111,8 +111,8 @@ def outcome(records: Collection[TrialRecord], planned: int | None) -> dict[str, 
     """Return the entries of `result.json` about the trials of a job, finished or stopped early."""
     best = best_trial(records)
     completed, stopped = sum(record.can_win for record in records), sum(record.status == STOPPED for record in records)
-    failed = len(records) - completed - stopped
-    counts = {"total": len(records), "completed": completed, "stopped": stopped, "failed": failed}
+    counts = {"total": len(records), "completed": completed, "failed": len(records) - completed - stopped}
+    counts |= {"stopped": stopped} if stopped else {}  # only a race stops trials
     return {
         "best_trial": None if best is None else summary(best),
         "objective": None if best is None else best.val_log_loss,

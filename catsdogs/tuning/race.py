@@ -87,7 +87,7 @@ class RacingTrial:
         return self.behind is not None
 
     def _losses(self, trial: str, fold: int, epochs: int) -> np.ndarray | None:
-        """Return the losses of the images of the folds up to this one, after these epochs; None if a file is damaged.
+        """Return the losses of the images of the folds up to this one, after these epochs; None if a file is corrupted.
 
         Earlier folds, and those on which early stopping ended before, have the losses of their last file.
         """

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.lowest
 
 @pytest.mark.parametrize("oracle", ORACLE_ARGUMENTS)
 def test_the_arguments_of_every_oracle_are_those_of_keras_tuner(config, oracle):
-    trials = () if oracle in ("random", "bayesian") else ("tuner.max_trials=null",)
+    trials = () if oracle in ("random", "race", "bayesian") else ("tuner.max_trials=null",)
     signature = inspect.signature(type(build_oracle(config(f"tuner={oracle}", *trials))).__init__)
     common = inspect.signature(keras_tuner.Oracle.__init__).parameters
     defaults = {
