@@ -8,6 +8,7 @@ import zipfile
 from itertools import product
 from typing import Any
 
+import files_page
 import numpy as np
 import pandas as pd
 import pytest
@@ -112,6 +113,13 @@ def test_retrain_leaves_the_files_of_the_selected_model(study):
     assert (list(submission), list(submission.index)) == (["label"], [str(number) for number in range(1, 12)])
     tta = predictions_in(study.best, "test")["p_dog_tta"]
     np.testing.assert_allclose(submission["label"], tta[submission.index], atol=1e-7)
+
+
+def test_every_column_and_key_is_documented(study):
+    folders = {study.root: "", study.best: "best", study.root / "report": "report"}
+    folders |= {file.parent: "JOB" for file in study.root.glob("*/result.json")}
+    assert len(folders) == 5
+    assert [name for folder, kind in folders.items() for name in files_page.undocumented(folder, kind)] == []
 
 
 def test_the_saved_model_loads_without_catsdogs(study, tmp_path):
