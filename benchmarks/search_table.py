@@ -163,7 +163,7 @@ def _trained_fold(config: Any, data: TrialData, models: TrialModels, row: int, n
     from catsdogs.data.views import ORIGINAL
     from catsdogs.scoring.scores import score_images
     from catsdogs.training.batches import EpochPlan, EvaluationBatches, for_keras
-    from catsdogs.training.execution import DivergedError, train, trial_seed
+    from catsdogs.training.execution import DivergedError, Listener, train, trial_seed
     from catsdogs.training.linear_probe import start_from_probe
 
     seed, fold = trial_seed(config.seed, str(row), number), data.folds[number]
@@ -182,7 +182,7 @@ def _trained_fold(config: Any, data: TrialData, models: TrialModels, row: int, n
     plan = EpochPlan(seed, config.fit.epochs, distinct_views=data.features.views)
     try:
         # Without validation rows, all epochs are trained; `keep` validates, because it needs the loss of every image.
-        train(trial.model, views, data.targets, Fold(fold.train_rows, rows[:0]), config.fit, plan, keep)
+        train(trial.model, views, data.targets, Fold(fold.train_rows, rows[:0]), config.fit, plan, Listener(keep))
     except DivergedError as error:
         losses[len(error.history) - 1 :] = np.nan
     return losses

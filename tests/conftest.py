@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -116,7 +117,7 @@ assert not {"tensorflow", "keras", "keras_tuner"} & set(sys.modules)
 """
 
 
-def run_together(folder: Path, lines: list[list[str]]) -> list[tuple[int, str, str]]:
+def run_together(folder: Path, lines: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
     """Run `search ARGUMENTS` and other commands in one process; return the status, stdout and stderr of each."""
     done = run_python(folder, "-c", _ONE_PROCESS, json.dumps(lines))
     assert done.returncode == 0, done.stderr

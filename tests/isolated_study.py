@@ -23,7 +23,7 @@ from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING
 
 SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOREVER, BE_INTERRUPTED, GROW, BE_STOPPED, KILLED_IDLE, SLOW = range(11)
 
-_kept = []
+_kept: list[bytes] = []
 
 
 def task(config):

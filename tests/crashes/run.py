@@ -56,7 +56,7 @@ _attempt: dict[str, Any] = {}  # what `_resume` tries, in the processes forked f
 
 _DATA = ("data=sample", "data.sample.images_per_class=8", "data.sample.test_images=1", "cache=cache")
 _NETWORK = ("backbone=small_cnn", "backbone.builder=tiny_backbone.build", "~backbone.arguments.filters")
-_SPACE = ("backbone.image_size=32", "space=small_cnn", "~space.l2", "space.dropout.step=0.2")
+_SPACE: tuple[str, ...] = ("backbone.image_size=32", "space=small_cnn", "~space.l2", "space.dropout.step=0.2")
 _SPACE += ("model.dense_units=8", "model.head_batch_norm=true")
 _STUDY: tuple[str, ...] = ("-m", "study=crash", "tuner.max_trials=4", "fit.epochs=3")
 _STUDY += ("split.folds=1", "fit.batch_size=32")

@@ -19,9 +19,11 @@ def losses():
 
 def test_a_trial_stops_only_behind_all_leaders(losses):
     leaders = dict(zip("012", losses, strict=False))
-    leader, difference = behind_all(losses[3], leaders)
+    stopped = behind_all(losses[3], leaders)
+    assert stopped is not None
+    leader, difference = stopped
     assert (leader, difference.value) == ("2", pytest.approx((losses[3] - losses[2]).mean()))
-    assert difference.low > 0
+    assert difference.excludes_zero
     assert behind_all(losses[3], {**leaders, "2": losses[3] - np.tile([0.1, -0.09], SIZE // 2)}) is None
     assert behind_all(losses[0], leaders) is None
     assert behind_all(losses[3], {"0": losses[0], "1": losses[1]}) is None
