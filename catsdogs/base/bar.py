@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Column
 
 _SECONDS = 0.2  # between two changes of the bar
 
@@ -22,17 +21,20 @@ class _Shown:
 @contextmanager
 def progress_bar(alone: bool) -> Iterator[None]:
     """Print what a process logs above a bar, if it is `alone` on a terminal; the bar appears with its first value."""
-    console = Console(file=sys.stdout)
-    if not (alone and console.is_terminal):
+    console = Console(file=sys.stdout, soft_wrap=True)
+    # rich takes some pipes for terminals, if the environment asks for colors.
+    if not (alone and console.is_terminal and sys.stdout.isatty()):
         yield
         return
-    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-    columns = BarColumn(20), TaskProgressColumn(), text
+    columns = BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}", markup=False)
     before = sys.stdout
     # A bar that remains would mix with the lines of the next job.
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=False, redirect_stderr=sys.stderr.isatty()
+    ) as bar:
         handlers = [one for one in logging.getLogger().handlers if getattr(one, "stream", None) is before]
         _set_stream(handlers, sys.stdout)  # the one of rich, which prints above the bar
+        console.show_cursor()  # a kill would leave it hidden
         _Shown.bar = bar
         try:
             yield
@@ -53,4 +55,6 @@ def draw(share: float | None, text: Callable[[], str]) -> None:
     _Shown.last = time.monotonic()
     task = _Shown.bar.task_ids[0] if _Shown.bar.task_ids else _Shown.bar.add_task("")
     total = None if share is None else 1.0
-    _Shown.bar.update(task, total=total, completed=share or 0.0, description=text(), refresh=True)
+    # Beside the bar and the percentage.
+    description = text()[: max(0, _Shown.bar.console.width - 30)]
+    _Shown.bar.update(task, total=total, completed=share or 0.0, description=description, refresh=True)

@@ -57,7 +57,7 @@ def importance(study_data: StudyData) -> Importance | None:
     trials = study_data.trials
     same_images = trials["label"].isin(study_data.on_same_images()["label"])
     trials, epochs = trials[same_images], None
-    if (trials["status"] == STOPPED).any():
+    if (trials["status"] == STOPPED).any() and len(study_data.epochs):
         trials, epochs = _at_common_epoch(study_data.epochs, trials[trials["status"].isin([COMPLETED, STOPPED])])
     trials = trials[trials["val_log_loss"].notna()]
     loss = np.log(np.maximum(trials["val_log_loss"].to_numpy(dtype=np.float64), EPSILON))
@@ -80,7 +80,7 @@ def importance(study_data: StudyData) -> Importance | None:
 def _at_common_epoch(epochs: pd.DataFrame, trials: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Return the trials with their lowest log loss up to the last epoch that all have reached, and this epoch."""
     first = epochs[epochs["execution"] == 0].merge(trials[["label", "trial"]])
-    last = int(first.groupby(["label", "trial"])["epoch"].max().min())
+    last = int(first.groupby(["label", "trial"])["epoch"].max().min()) if len(first) else 0
     lowest = first[first["epoch"] <= last].groupby(["label", "trial"])["val_log_loss"].min()
     return trials.drop(columns="val_log_loss").join(lowest, on=["label", "trial"]), last
 

@@ -98,7 +98,7 @@ def summarize(study_data: StudyData) -> Summary:
     if final is not None:
         own, scores = _final_sentences(final, first), sentences[0].partition(": ")[2]
         # Weights that the trial left are the final model, with the same scores.
-        rest = sentences[1:] if any(scores in sentence for sentence in own) else sentences
+        rest = sentences[1:] if scores and any(scores in sentence for sentence in own) else sentences
         sentences = [*own, f"Search: {headline}", *rest]
         headline = _final_headline(final)
         replace = {} if _is_current(final, first) or not retrain else {"Replace the final model": retrain}

@@ -61,6 +61,7 @@ def _print_table(study_data: StudyData, intervals: dict[str, Estimate], console:
         has_choices = any(row[name] is not None for name in varied)
         best = [f"{name}={value(row[name])}" for name in study_data.hyperparameters if row[name] is not None]
         trials = row["trials_planned"] or row["trials"]
+        stopped = f", {row['trials_stopped']} stopped" if row["trials_stopped"] else ""
         cells = {
             "study": str(row["study"]),
             name_header: ", ".join(value(row[name]) for name in varied) if has_choices else str(row["job"]),
@@ -68,7 +69,7 @@ def _print_table(study_data: StudyData, intervals: dict[str, Estimate], console:
             "95% CI": between(intervals.get(row["label"])),
             "accuracy": percent(row["val_accuracy"], 2),
             "best hyperparameters": ", ".join(best),
-            "trials": f"{row['trials_completed']}/{count(trials)}" if trials else MISSING,
+            "trials": f"{row['trials_completed']}/{count(trials)}{stopped}" if trials else MISSING,
             "time": time_spent(row["seconds"]) if row["status"] == OK else str(row["state"]),
         }
         # Text, because rich would parse [brackets] in a string as markup.

@@ -208,15 +208,16 @@ def _run_jobs(connection: Connection, context: HydraContext, task: TaskFunction)
         register()
         utils.setup_globals()
         version.setbase(VERSION_BASE)
-        memory_after_first = 0
+        first_memory: dict[bool, int] = {}
         with suppress(EOFError):  # the launcher has no other job
             while True:
                 config = connection.recv()
                 utils.JobRuntime.instance().set("name", config.hydra.job.name)
                 returned = utils.run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
                 memory = _memory()
-                memory_after_first = memory_after_first or memory
-                reusable = memory < _MEMORY_GROWTH * memory_after_first and not lost_output()
+                # A job that is already finished does not load them.
+                loaded = bool({"tensorflow", "jax"} & set(sys.modules))
+                reusable = memory < _MEMORY_GROWTH * first_memory.setdefault(loaded, memory) and not lost_output()
                 connection.send((returned.status, returned._return_value, reusable))
         return 0
 

@@ -248,7 +248,8 @@ class _JobRun:
         self._result.update(trials={"planned": planned}, machine=machine(accelerators()))
         write_json(location.folder / RESULT, self._result)
         epochs = config.fit.epochs * config.fit.executions_per_trial * len(data.folds)
-        earlier = [record.epochs * epochs // config.fit.epochs for record in state.records]
+        trained: Any = state.history["trial"].value_counts() if len(state.history) else {}  # fewer if it was stopped
+        earlier = [trained.get(one.trial, one.epochs * epochs // config.fit.epochs) for one in state.records]
         estimate = JobEstimate(planned, epochs, unfreeze_depths(config), data.features.fills, earlier)
         of_study = partial(study_line, location.study, (location.folder.name, estimate))
         progress = JobProgress(location.label, planned, estimate, of_study, state.records)

@@ -78,8 +78,9 @@ class RacingTrial:
         if last and fold == len(self._sizes) - 1:
             return False
         own = self._losses(self._trial, fold, epochs)
+        same = self._epochs if last else epochs  # after a fold, each with its own best epoch
         others = {
-            leader: values for leader in self._leaders if (values := self._losses(leader, fold, epochs)) is not None
+            leader: values for leader in self._leaders if (values := self._losses(leader, fold, same)) is not None
         }
         if own is not None and (closest := behind_all(own, others)) is not None:
             after = counted(fold + 1, "fold") if last and len(self._sizes) > 1 else counted(epochs, "epoch")
@@ -93,7 +94,8 @@ class RacingTrial:
         """
         parts = []
         for number in range(fold + 1):
-            known = [int(file.stem.rpartition("-")[2]) for file in self._folder.glob(f"{trial}-{number}-*.bin")]
+            names = [file.stem.rpartition("-")[2] for file in self._folder.glob(f"{trial}-{number}-*.bin")]
+            known = [int(name) for name in names if name.isdecimal()]
             latest = max((one for one in known if number < fold or one <= epochs), default=0)
             try:
                 like = [np.empty(self._sizes[number], np.float16)]

@@ -269,8 +269,9 @@ class Search:
 
         def at_rung(epochs: int, outputs: Callable[[], np.ndarray]) -> bool:
             assert race is not None
-            losses = self._losses(self._data.classes.from_output(outputs()), fold_rows)
-            return race.reached(run, epochs, losses)
+            if not np.isfinite(predicted := outputs()).all():  # diverged
+                return False
+            return race.reached(run, epochs, self._losses(self._data.classes.from_output(predicted), fold_rows))
 
         listener = Listener(report, {} if race is None else dict.fromkeys(race.rungs(run), at_rung))
         trainings, model = execute(self._config, records, self._data, self._models, run, listener, weights)

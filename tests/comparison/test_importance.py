@@ -120,3 +120,6 @@ def test_with_stopped_trials_all_are_compared_after_the_epochs_that_all_have_rea
     assert (result.trials, result.epochs) == (60, 2)
     assert result.table["name"].iloc[0] == "dropout"
     assert result.r2 > 0.8
+    (tmp_path / "night" / "a" / "history.csv").unlink()
+    # The completed ones have equal log losses.
+    assert importance(read_study_data([tmp_path / "night"])) is None

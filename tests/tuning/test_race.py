@@ -53,11 +53,13 @@ def test_a_decision_compares_rounded_losses_at_the_same_rung(losses, tmp_path):
     # The last epoch never stops a trial, and a damaged file of a leader stops none.
     assert not race(tmp_path, "3", "012").reached(0, 8, losses[3], last=True)
     file = tmp_path / "rungs" / "1-0-3.bin"
+    file.with_name("1-0-3 (copy).bin").touch()
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert not race(tmp_path, "3", "012").reached(0, 4, losses[3])
 
 
-def test_after_a_fold_all_images_so_far_are_compared(losses, tmp_path):
+@pytest.mark.parametrize("epochs", [3, 8])
+def test_after_a_fold_all_images_so_far_are_compared(losses, tmp_path, epochs):
     sizes = (50, 70, 80)
     ends = np.cumsum((0, *sizes))
     for trial, values in zip("012", losses, strict=False):
@@ -69,9 +71,9 @@ def test_after_a_fold_all_images_so_far_are_compared(losses, tmp_path):
     own = losses[3].copy()
     own[:50] = losses[0][:50] - 0.01
     new = race(tmp_path, "3", "012"[:LEADERS], sizes)
-    assert not new.reached(0, 8, own[:50], last=True)
+    assert not new.reached(0, epochs, own[:50], last=True)
     own[50:120] += 1
-    assert new.reached(1, 8, own[50:120], last=True)
+    assert new.reached(1, epochs, own[50:120], last=True)
     assert str(new.behind).endswith("after 2 folds")
     assert new.behind.difference.size == 120
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from catsdogs.comparison.figures.theme import NEUTRAL, escape, styles
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import value, words
+from catsdogs.study.trials import STOPPED
 
 # With more jobs the legend would be larger than the plot; hovers name them instead.
 _LEGEND_JOBS = 12
@@ -137,7 +138,8 @@ def trial_hovers(study_data: StudyData) -> pd.Series:
     titles = {name: escape(words(name), 28) for name in study_data.hyperparameters if complete}
     hovers = []
     for row in trials.to_dict("records"):
-        lines = ["failed" if pd.isna(row["val_log_loss"]) else f"log loss {row['val_log_loss']:.5g}"]
+        incomplete = "stopped" if row["status"] == STOPPED else "failed"
+        lines = [incomplete if pd.isna(row["val_log_loss"]) else f"log loss {row['val_log_loss']:.5g}"]
         lines += [f"{title} {escape(value(row[name]), 28)}" for name, title in titles.items() if pd.notna(row[name])]
         hovers.append([style[row["label"]]["name"], escape(row["trial"], 20), "<br>".join(lines)])
     return pd.Series(hovers, index=trials.index, dtype=object)

@@ -11,6 +11,7 @@ from catsdogs.comparison.figures import figure
 from catsdogs.comparison.figures.theme import ALARM, NEUTRAL, SCALE, escape
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import loss, words
+from catsdogs.study.trials import STOPPED
 
 _AXIS_PIXELS = 72  # from one axis of the parallel coordinates to the next
 _MOST_TICKS = 7
@@ -88,7 +89,7 @@ def _add_trials(plot: go.Figure, vertices: pd.DataFrame, completed: int) -> None
     faint = 0.55 if completed <= 100 else 0.35
     thin = max(0.4, min(1.0, (100 / completed) ** 0.3))
     failed = vertices[vertices["line"] >= completed]
-    add(failed, name="failed trials", line={"color": NEUTRAL, "dash": "dot", "width": 1}, opacity=0.7)
+    add(failed, name="incomplete trials", line={"color": NEUTRAL, "dash": "dot", "width": 1}, opacity=0.7)
     for i, color in reversed(list(enumerate(colors))):
         top = i < len(colors) / 5
         add(
@@ -163,7 +164,7 @@ def _side_by_side(positions: pd.Series, most: float) -> pd.Series:
 def hyperparameter_slices(study_data: StudyData) -> list[figure.Figure]:
     """Plot log loss against each hyperparameter that varies, with a point per completed trial.
 
-    Failed trials are crosses at the upper edge. The list is empty for fewer than two completed trials.
+    Stopped and failed trials are crosses at the upper edge. The list is empty for fewer than two completed trials.
     """
     done = study_data.trials[study_data.trials["val_log_loss"].notna()]
     names = [name for name in study_data.hyperparameters if _varies(done[name])]
@@ -203,9 +204,10 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
     look = {"textposition": side, "cliponaxis": False, "showlegend": False}
     figure.add_points(plot, best, name="best trial", marker=ring, **look)
     if len(failed):
-        cross = {"symbol": "x", "size": 7, "color": ALARM}
+        colors = np.where(trials.loc[failed.index, "status"] == STOPPED, NEUTRAL, ALARM).tolist()
+        cross = {"symbol": "x", "size": 7, "color": colors}
         above: dict[str, Any] = {"yaxis": "y2", "cliponaxis": False, "hovertemplate": figure.TRIAL_HOVER}
-        figure.add_points(plot, failed.assign(y=0.985), name="failed trials", marker=cross, **above)
+        figure.add_points(plot, failed.assign(y=0.985), name="incomplete trials", marker=cross, **above)
         axis = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
         plot.update_layout(yaxis2=axis, showlegend=True)
     plot.update_xaxes(title_text=escape(words(name), 40))

@@ -76,7 +76,7 @@ def test_parallel_coordinates_show_each_trial_at_its_values(study_data, figures)
     # Trials with the same value do not overlap, and the better one is on the left.
     light = sorted((x[-1], x[0]) for x, _, _ in polylines if x[0] < 0.5)
     assert [at for _, at in light] == sorted({at for _, at in light})
-    assert [y for _, y, _ in lines(trace(plot, "failed trials"))] == [[5, 4, 3, 2, 1]] * 8
+    assert [y for _, y, _ in lines(trace(plot, "incomplete trials"))] == [[5, 4, 3, 2, 1]] * 8
     assert (plot.data[-1].meta, plot.data[-1].visible, plot.data[-1].x) == ({"role": "highlight"}, False, ())
 
 
@@ -93,7 +93,7 @@ def test_slices_show_each_trial(study_data, figures):
             assert list(points.x) == pytest.approx(part[name].to_numpy(dtype=float), rel=1e-4, abs=near)
             assert f"dropout {part['dropout'].iloc[0]:.4g}" in points.customdata[0][2]
         assert list(trace(plot, "best trial").y) == pytest.approx([done["val_log_loss"].min()], rel=1e-4)
-        crosses = trace(plot, "failed trials")
+        crosses = trace(plot, "incomplete trials")
         assert all(data[2].startswith("failed") for data in crosses.customdata)
         assert list(crosses.x) == pytest.approx(failed[name].to_numpy(dtype=float), rel=1e-4, abs=near)
     assert [figures[f"slice-{index}"].plot.layout.xaxis.type for index in range(3)] == [None, None, "log"]
