@@ -36,20 +36,17 @@ BLOCK = re.compile(r"(?:^<!-- ([^\n]+) -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL 
 
 # Added to every search of README and guides that does not set them, to train in seconds and without a download.
 SMALL = ("backbone.weights=null", "backbone.image_size=32", "fit.epochs=1", "tuner.max_trials=1", "split.folds=1")
-PYTHON = f"""#!{sys.executable}
+PYTHON = """
 import subprocess, sys
 words = sys.argv[1:]
 typed = [word.partition("=")[0] for word in words]
-if "catsdogs.search" in words:
-    words += [word for word in {SMALL} if word.partition("=")[0] not in typed]
+if "catsdogs.search" in words and SMALL:
+    words += [word for word in SMALL if word.partition("=")[0] not in typed]
     words += ["hydra/launcher=basic"] if "-m" in words[2:] and not any("launcher" in key for key in typed) else []
 status = subprocess.call([sys.executable, *words])
 # Without a network, doctor reports that weights are missing.
 sys.exit(0 if "catsdogs.doctor" in words and status == 1 else status)
 """
-
-
-HOLDER = b'{"pid": 4711, "host": "node3", "started": "2026-11-28T14:03:10+00:00"}'
 
 
 class Block(NamedTuple):
@@ -87,15 +84,13 @@ def composed_jobs(words, composed):
 @pytest.mark.parametrize("page", ["docs/tutorial.md", *PAGES])
 def test_blocks_are_marked_and_their_commands_compose(page, composed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = ["mobilenet_v2.weights.h5", "multirun/first/best/model.keras"]
-    files += [f"weights/{name}_no_top.weights.h5" for name in ("mobilenet_v2_1.0_224", "efficientnet_lite0_224")]
-    files += [block.code.split()[1].rstrip(",") for block in blocks(page) if block.code.startswith("# mine/")]
-    folder_of(tmp_path, dict.fromkeys(files, b""))
+    weights = [f"weights/{name}_no_top.weights.h5" for name in ("mobilenet_v2_1.0_224", "efficientnet_lite0_224")]
+    files = dict.fromkeys(["mobilenet_v2.weights.h5", "multirun/first/best/model.keras", *weights], b"")
+    own = {block.code.split()[1]: block.code.encode() for block in blocks(page) if block.language == "yaml"}
+    folder_of(tmp_path, files | own)
     job = None
     for block in blocks(page):
         assert block.language not in ("sh", "shell", "console"), block.code
-        if block.language == "yaml" and block.code.startswith("# mine/"):
-            Path(block.code.split()[1].rstrip(",")).write_text(block.code)
         if block.language == "bash":
             assert re.match(r"$|not run: .|command: (test|quickstart)$", block.mark), block.mark
             for name, words in searches_and_retrains(block):
@@ -119,11 +114,11 @@ def plain(line):
     return " ".join(re.sub(r"\d[\d.:,]*( s| min| ms)?\b", "#", line).split())
 
 
-def run_page(page, folder, python):
+def run_page(page, folder, small=()):
     """Run the blocks of a page; the lines of a text block must be in the output of the commands before it."""
     output = ""
     (folder / "bin").mkdir(exist_ok=True)
-    (folder / "bin" / "python").write_text(python)
+    (folder / "bin" / "python").write_text(f"#!{sys.executable}\nSMALL = {small}{PYTHON}")
     (folder / "bin" / "python").chmod(0o755)
     script = 'set -euo pipefail\nexport PATH="$PWD/bin:$PATH"\n'
     run = "import subprocess, sys; sys.exit(subprocess.call(['bash', '-c', sys.argv[1]], stderr=sys.stdout))"
@@ -140,7 +135,7 @@ def run_page(page, folder, python):
 @pytest.mark.slow
 def test_the_tutorial_runs_and_shows_its_output(tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    run_page("docs/tutorial.md", tmp_path, f"""#!/bin/sh\nexec {sys.executable} "$@"\n""")
+    run_page("docs/tutorial.md", tmp_path)
 
 
 @pytest.mark.slow
@@ -149,7 +144,7 @@ def test_readme_and_guides_run(tmp_path):
     for name, first in (("test", 500), ("new", 600)):
         zip_of(tmp_path / f"{name}.zip", {f"{name}/{number}.jpg": jpeg(first + number) for number in range(1, 5)})
     for page in PAGES:
-        run_page(page, tmp_path, PYTHON)
+        run_page(page, tmp_path, SMALL)
 
 
 def test_documented_errors_are_raised(tmp_path):
@@ -159,7 +154,8 @@ def test_documented_errors_are_raised(tmp_path):
     for folder in ("photos", "pets/cats"):
         folder_of(tmp_path / folder, {f"IMG_{number}.jpg": jpeg(number) for number in range(3)})
     write_study(tmp_path / "multirun" / "first")
-    locked = folder_of(tmp_path / "multirun" / "first" / "locked", {".holder.json": HOLDER})
+    holder = b'{"pid": 4711, "host": "node3", "started": "2026-11-28T14:03:10+00:00"}'
+    locked = folder_of(tmp_path / "multirun" / "first" / "locked", {".holder.json": holder})
     calls = {
         "call lock": lock_message(locked),
         "call memory": str(as_out_of_resources(MemoryError())),
