@@ -1,7 +1,7 @@
 """Commands of README, tutorial and guides run or compose, their shown output is real, and documented errors are raised.
 
-A block of commands runs, unless a comment before it gives the reason: `<!-- not run: needs a GPU -->`. `.ci/run` runs
-those with `<!-- command: NAME -->`.
+A block of commands runs, unless the line before it is `*Not run by the tests: REASON.*`; its settings are composed.
+`.ci/run` runs those after `<!-- command: NAME -->`.
 """
 
 import errno
@@ -32,7 +32,7 @@ from catsdogs.study.locking import lock_message
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted(f"docs/guides/{file.name}" for file in ROOT.glob("docs/guides/*.md"))
 PAGES = ("README.md", "docs/report.md", *GUIDES)
-BLOCK = re.compile(r"(?:^<!-- ([^\n]+) -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = r"(?:^(?:<!-- |\*)([^\n]+)(?: -->|\.\*\n)\n)?^```(\w+)\n(.*?)^```$"
 
 # Added to every search of README and guides that does not set them, to train in seconds and without a download.
 SMALL = ("backbone.weights=null", "backbone.image_size=32", "fit.epochs=1", "tuner.max_trials=1", "split.folds=1")
@@ -56,7 +56,10 @@ class Block(NamedTuple):
 
 
 def blocks(page):
-    return [Block(*groups) for groups in BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))]
+    return [
+        Block(*groups)
+        for groups in re.findall(BLOCK, (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    ]
 
 
 def searches_and_retrains(block):
@@ -92,7 +95,7 @@ def test_blocks_are_marked_and_their_commands_compose(page, composed, tmp_path, 
     for block in blocks(page):
         assert block.language not in ("sh", "shell", "console"), block.code
         if block.language == "bash":
-            assert re.match(r"$|not run: .|command: (test|quickstart)$", block.mark), block.mark
+            assert re.match(r"$|Not run by the tests: .|command: (test|quickstart)$", block.mark), block.mark
             for name, words in searches_and_retrains(block):
                 if name == "search":
                     job = composed_jobs(words, composed)[0]
