@@ -37,8 +37,10 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=arguments.browser, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
+        page = browser.new_page(viewport={"width": WIDTH, "height": 2400}, color_scheme="light")
+        page.set_default_timeout(120_000)
         page.goto(arguments.report.resolve().as_uri())
+        page.uncheck("#maps")
         for name, selector in PARTS.items():
             part = page.locator(selector).first
             if part.count():

@@ -27,7 +27,7 @@ def draw(name: str, seed: int) -> Image.Image:
     corners, mean = CLASSES[name]
     size, rotation = rng.uniform(12, 26), rng.integers(360)
     x, y = rng.uniform(size, 64 - size, 2)
-    color = tuple(np.clip(rng.normal(mean, 55), 0, 255).astype(int).tolist())
+    color = tuple(np.clip(rng.normal(mean, 35), 0, 255).astype(int).tolist())
     ImageDraw.Draw(image).regular_polygon((x, y, size), corners, int(rotation), fill=color)
     return image.filter(ImageFilter.GaussianBlur(1))
 
