@@ -40,7 +40,8 @@ def main() -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": 2400}, color_scheme="light")
         page.set_default_timeout(120_000)
         page.goto(arguments.report.resolve().as_uri())
-        page.uncheck("#maps")
+        if page.locator("#maps").count():
+            page.uncheck("#maps")
         for name, selector in PARTS.items():
             part = page.locator(selector).first
             if part.count():
