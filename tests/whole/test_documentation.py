@@ -89,7 +89,8 @@ def test_blocks_are_marked_and_their_commands_compose(page, composed, tmp_path, 
     monkeypatch.chdir(tmp_path)
     weights = [f"weights/{name}_no_top.weights.h5" for name in ("mobilenet_v2_1.0_224", "efficientnet_lite0_224")]
     files = dict.fromkeys(["mobilenet_v2.weights.h5", "multirun/first/best/model.keras", *weights], b"")
-    own = {re.search(r"mine/\S+yaml", one.code)[0]: one.code.encode() for one in blocks(page) if one.language == "yaml"}
+    declared = [one.code for one in blocks(page) if one.language == "yaml"]
+    own = {name: code.encode() for code in declared for name in re.findall(r"mine/\S+yaml", code)[:1]}
     folder_of(tmp_path, files | own)
     job = None
     for block in blocks(page):
