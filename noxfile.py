@@ -44,6 +44,12 @@ def slow(session: nox.Session) -> None:
     session.run(sys.executable, "-m", "pytest", "-m", "slow", *session.posargs)
 
 
+@nox.session
+def guides(session: nox.Session) -> None:
+    """Run the commands of all guides on small data, in a quarter of an hour."""
+    session.run(sys.executable, "-m", "pytest", "-m", "guides", *session.posargs)
+
+
 # The lowest Python version, too: some packages have no wheel of their lowest version for newer ones.
 @nox.session(venv_backend="venv", python="3.11")
 def lowest(session: nox.Session) -> None:

@@ -144,12 +144,14 @@ def test_the_tutorial_runs_and_shows_its_output(tmp_path):
     run_page("docs/tutorial.md", tmp_path)
 
 
-@pytest.mark.slow
-def test_readme_and_guides_run(tmp_path):
+@pytest.mark.parametrize(
+    "pages", [pytest.param(PAGES[:2], marks=pytest.mark.slow), pytest.param(PAGES, marks=pytest.mark.guides)]
+)
+def test_commands_of_pages_run(tmp_path, pages):
     zip_of(tmp_path / "train.zip", cats_and_dogs(14, 14))
     for name, first in (("test", 500), ("new", 600)):
         zip_of(tmp_path / f"{name}.zip", {f"{name}/{number}.jpg": jpeg(first + number) for number in range(1, 5)})
-    for page in PAGES:
+    for page in pages:
         run_page(page, tmp_path, SMALL)
 
 
