@@ -273,7 +273,7 @@ def test_theme_is_switched_and_stored(open_page, report):
     light = page.evaluate(color)
     assert light != dark
     page.reload()
-    assert page.evaluate(color) == light
+    until(page, f"{color} === '{light}'")
     page.wait_for_selector("#plot-intervals .main-svg")
     assert page.evaluate(font) != dark_font
 
