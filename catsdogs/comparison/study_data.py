@@ -25,7 +25,7 @@ from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, VALIDATION, valida
 from catsdogs.study.jobs import JobRecord, State, read_jobs
 from catsdogs.study.leaderboard import choice_names, job_columns, job_row
 from catsdogs.study.plan import PLAN, Plan, deleted_jobs
-from catsdogs.study.trials import TrialRecord, outcome, read_trials
+from catsdogs.study.trials import TrialRecord, read_trials, trial_counts
 
 # Earlier versions did not record paths.
 _SPLIT = Table(
@@ -216,11 +216,13 @@ def _row(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> dict
     """Return the leaderboard row of a job. Trials are counted from their records, which unfinished jobs have too."""
     row, result = clean(job_row(job, choices)), job.result
     row |= {name: number(row[name]) for name in ("val_log_loss", "val_accuracy", "seconds")}
-    counts = outcome(records, None)["trials"]
-    row |= {f"trials_{name}": counts.get(name, 0) for name in ("completed", "stopped", "failed")} | {
-        "trials": len(records)
+    counts = trial_counts(records)
+    row |= {f"trials_{name}": counts[name] for name in ("completed", "stopped", "failed")}
+    row |= {
+        "trials": counts["total"],
+        "trials_planned": result["trials"].get("planned"),
+        "started": result.get("started"),
     }
-    row |= {"trials_planned": result["trials"].get("planned"), "started": result.get("started")}
     return row | {"state": job.state, "error": str(result.get("error") or "") or None}
 
 

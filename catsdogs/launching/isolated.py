@@ -135,9 +135,6 @@ class IsolatedLauncher(Launcher):
     def _spawn(self, slot: int) -> _Worker:
         connection, of_worker = _SPAWN.Pipe()
         process = _SPAWN.Process(target=_run_jobs, args=(of_worker, self._context, self._task), name=f"slot {slot}")
-        # Otherwise buffered lines are printed after those of the job.
-        sys.stdout.flush()
-        sys.stderr.flush()
         # Libraries read these variables when they are imported.
         limit = threads() // self._jobs if self._jobs > 1 else None
         with utils.env_override(share_of_machine(self._jobs, slot, limit)):
@@ -149,6 +146,7 @@ class IsolatedLauncher(Launcher):
         worker.process.name = f"job {job_folder(config).name}"
         task_overrides = utils.filter_overrides(list(config.hydra.overrides.task))
         _log.info("starting %s: %s", worker.process.name, " ".join(task_overrides))
+        # Otherwise buffered lines are printed after those of the job.
         sys.stdout.flush()
         sys.stderr.flush()
         try:

@@ -18,7 +18,7 @@ from catsdogs.base.text import counted, format_duration, sanitize_line, time_lef
 from catsdogs.study.estimate import JobEstimate, JobTimes, study_left
 from catsdogs.study.jobs import FAILED, OK, RUNNING, JobRecord, read_job
 from catsdogs.study.plan import Plan, deleted_jobs, read_plan
-from catsdogs.study.trials import TrialRecord, best_trial, outcome
+from catsdogs.study.trials import TrialRecord, best_trial, trial_counts
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +122,8 @@ def line(study: Path, now: datetime.datetime, running: tuple[str, JobEstimate] |
     sizes = _planned_trials(plan, names, begun, by_job)
     planned = None if sizes is None else round(sum(sizes.values()))
     parts = [counted(len(trials), "trial") if planned is None else f"{len(trials)}/{counted(planned, 'trial')}"]
-    counts, failed_jobs = outcome(trials, None)["trials"], sum(job.status == FAILED for job in jobs.values())
-    parts += [f"{counts[name]} {name}" for name in ("stopped", "failed") if counts.get(name)]
+    counts, failed_jobs = trial_counts(trials), sum(job.status == FAILED for job in jobs.values())
+    parts += [f"{counts[name]} {name}" for name in ("stopped", "failed") if counts[name]]
     if failed_jobs:
         parts.append(f"{counted(failed_jobs, 'job')} failed")
     if deleted:

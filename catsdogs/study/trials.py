@@ -107,12 +107,18 @@ def summary(record: TrialRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in names}
 
 
+def trial_counts(records: Collection[TrialRecord]) -> dict[str, int]:
+    """Return the numbers of trials: total, completed, failed and stopped."""
+    completed, stopped = sum(record.can_win for record in records), sum(record.status == STOPPED for record in records)
+    failed = len(records) - completed - stopped
+    return {"total": len(records), "completed": completed, "failed": failed, "stopped": stopped}
+
+
 def outcome(records: Collection[TrialRecord], planned: int | None) -> dict[str, Any]:
     """Return the entries of `result.json` about the trials of a job, finished or stopped early."""
-    best = best_trial(records)
-    completed, stopped = sum(record.can_win for record in records), sum(record.status == STOPPED for record in records)
-    counts = {"total": len(records), "completed": completed, "failed": len(records) - completed - stopped}
-    counts |= {"stopped": stopped} if stopped else {}  # only a race stops trials
+    best, counts = best_trial(records), trial_counts(records)
+    if not counts["stopped"]:  # only a race stops trials
+        del counts["stopped"]
     return {
         "best_trial": None if best is None else summary(best),
         "objective": None if best is None else best.val_log_loss,

@@ -134,14 +134,15 @@ class Search:
             executions = range(self._config.fit.executions_per_trial)
             race = self._racing(proposed) if self._config.tuner.oracle == "race" else None
             record, probabilities = self.train(proposed, executions, self._progress, score_to_beat, race)
-            scores = {"val_log_loss": record.val_log_loss, "val_accuracy": record.val_accuracy}
-            self.oracle.update_trial(trial.trial_id, scores)
-            trial.status = COMPLETED
             if race is not None and race.behind is not None:
-                # Keras Tuner knows no trials that stop.
+                # Keras Tuner knows no trials that stop; `replay` reports it in the same way.
                 trial.status, trial.message = "FAILED", str(race.behind)
                 record = dataclasses.replace(record, status=STOPPED, error=str(race.behind))
                 log.info("trial=%s stopped: %s", trial.trial_id, race.behind)
+            else:
+                scores = {"val_log_loss": record.val_log_loss, "val_accuracy": record.val_accuracy}
+                self.oracle.update_trial(trial.trial_id, scores)
+                trial.status = COMPLETED
         except Exception as error:
             if isinstance(error, StudyTimeout) or self._data.features.problem is not None:
                 raise
@@ -151,7 +152,7 @@ class Search:
             write_text(self._errors / f"{trial.trial_id}.txt", trial.message)
             message = trial.message.strip().splitlines()[-1]
             log.warning("trial=%s failed: %s", trial.trial_id, message)
-            record = dataclasses.replace(proposed, status=trial.status, epochs=self.tables.epochs(), error=message)
+            record = dataclasses.replace(proposed, epochs=self.tables.epochs(), error=message)
         self.oracle.end_trial(trial)
         # The oracle has saved itself before it removed the trial from the running ones.
         self.oracle.save()
